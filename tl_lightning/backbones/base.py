@@ -1,0 +1,59 @@
+"""The contract of a backbone, and the one way to cut its parameters into layers."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+# The first number after one of these words is the layer: encoder.layer.3, transformer.h.3, model.layers.3 ...
+LAYER = re.compile(r"(?:^|\.)\w*(?:layers?|h|blocks?|stages?)\.(\d+)\.")
+INPUT_SIDE = re.compile(r"embed")
+
+
+class Backbone(nn.Module):
+    """A pretrained network without its head.
+
+    Attributes:
+        out_features: width D of the pooled features.
+        preprocessor: what turns raw samples into ``inputs`` (a tokenizer, ...); picklable, used by the loader.
+        identity: name, revision and other facts for the run record.
+    """
+
+    out_features: int
+    preprocessor: Any
+    identity: dict[str, Any]
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """``inputs`` as the backbone's own preprocessor makes them -> (B, D)."""
+        raise NotImplementedError
+
+    def layer_groups(self) -> list[list[str]]:
+        """Parameter names by layer, input side first: a complete partition.
+
+        It drives freezing, layer-wise learning-rate decay and gradual unfreezing alike.
+        """
+        return group_by_layer(name for name, _ in self.named_parameters())
+
+
+def group_by_layer(names: Iterable[str]) -> list[list[str]]:
+    """Cut parameter names into the input side, each layer, and (with the last layer) what follows it.
+
+    A name without a layer number belongs to the input side if it speaks of an embedding or stands before the
+    first layer, otherwise to the last layer.
+
+    Raises:
+        ValueError: no name holds a layer number.
+    """
+    names = list(names)
+    numbers = [int(m.group(1)) if (m := LAYER.search(name)) else None for name in names]
+    if all(n is None for n in numbers):
+        raise ValueError(f"no layers found in the parameter names {names[:5]} ...: extend backbones.base.LAYER")
+    depth = max(n for n in numbers if n is not None) + 1
+    first = next(i for i, n in enumerate(numbers) if n is not None)
+    groups: list[list[str]] = [[] for _ in range(depth + 1)]
+    for i, (name, number) in enumerate(zip(names, numbers, strict=True)):
+        before = i < first or INPUT_SIDE.search(name)
+        groups[number + 1 if number is not None else 0 if before else depth].append(name)
+    assert sorted(n for g in groups for n in g) == sorted(names), "layer groups must be a complete partition"
+    return [group for group in groups if group]

@@ -1,0 +1,104 @@
+"""Bring a model's files from the hub, the local cache first."""
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+from huggingface_hub import HfApi, errors, snapshot_download
+
+from tl_lightning.errors import UserError
+
+PREPARATION = ["*.json", "*.txt", "*.model"]
+SAFE_WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
+PICKLED_WEIGHTS = ["pytorch_model*.bin", "pytorch_model*.bin.index.json"]  # read with weights_only
+ELSEWHERE = ["*/*"]  # other formats (onnx, coreml, ...) live in folders
+TRIES, PAUSE_S, TIMEOUT_S = 4, 0.5, 10.0
+
+
+class Snapshot(NamedTuple):
+    """A model's files in a local folder, and the commit they belong to (None for the user's own folder)."""
+
+    folder: Path
+    commit: str | None
+
+
+def fetch(name: str, revision: str | None, with_weights: bool) -> Snapshot:
+    """The files of the hub model ``name`` at ``revision`` (branch, tag or commit), from the cache where possible.
+
+    Raises:
+        UserError: no such model or revision, or it is neither in the cache nor to be had over the network.
+    """
+    patterns = PREPARATION + (SAFE_WEIGHTS if with_weights else [])
+    cached = _from_cache(name, revision, patterns, with_weights)
+    return cached or _from_network(name, revision, with_weights)
+
+
+def _from_cache(name: str, revision: str | None, patterns: list[str], with_weights: bool) -> Snapshot | None:
+    try:
+        folder = Path(
+            snapshot_download(
+                name, revision=revision, local_files_only=True, allow_patterns=patterns, ignore_patterns=ELSEWHERE
+            )
+        )
+    except (errors.LocalEntryNotFoundError, errors.HFValidationError):
+        return None
+    return Snapshot(folder, folder.name) if _complete(folder, with_weights) else None
+
+
+def _complete(folder: Path, with_weights: bool) -> bool:
+    weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
+    return (folder / "config.json").is_file() and (bool(weights) or not with_weights)
+
+
+def _from_network(name: str, revision: str | None, with_weights: bool) -> Snapshot:
+    for attempt in range(TRIES):
+        try:
+            return _download(name, revision, with_weights)
+        except (errors.HfHubHTTPError, httpx.TransportError, errors.FileMetadataError, OSError) as fault:
+            _refuse_if_final(name, revision, fault)
+            if attempt == TRIES - 1 or isinstance(fault, (errors.OfflineModeIsEnabled, httpx.ConnectError)):
+                raise UserError(_unreachable(name, fault)) from fault
+            time.sleep(PAUSE_S * 2**attempt)
+    raise AssertionError("the last try returns or raises")
+
+
+def _download(name: str, revision: str | None, with_weights: bool) -> Snapshot:
+    try:
+        info = HfApi().model_info(name, revision=revision, timeout=TIMEOUT_S)
+    except errors.HFValidationError as fault:
+        raise UserError(
+            f"backbone.name={name} is neither a folder here nor a hub name of the form ORG/NAME"
+        ) from fault
+    files = [sibling.rfilename for sibling in info.siblings or []]
+    weights = SAFE_WEIGHTS if any(f.endswith(".safetensors") for f in files) else PICKLED_WEIGHTS
+    # Asking for the name the user gave, not the commit, lets the cache know later what that name stood for.
+    folder = snapshot_download(
+        name,
+        revision=revision,
+        allow_patterns=PREPARATION + (weights if with_weights else []),
+        ignore_patterns=ELSEWHERE,
+        etag_timeout=TIMEOUT_S,
+    )
+    return Snapshot(Path(folder), info.sha)
+
+
+def _refuse_if_final(name: str, revision: str | None, fault: Exception) -> None:
+    if isinstance(fault, errors.RevisionNotFoundError):
+        raise UserError(f"backbone.revision={revision}: the hub's {name} has no such branch, tag or commit") from fault
+    if isinstance(fault, errors.GatedRepoError):
+        raise UserError(f"{name} is gated: accept its terms on its hub page and set HF_TOKEN") from fault
+    if isinstance(fault, errors.RepositoryNotFoundError):
+        raise UserError(
+            f"backbone.name={name}: the hub has no model of this name, and there is no such folder here"
+            " (a private model needs HF_TOKEN)"
+        ) from fault
+
+
+def _unreachable(name: str, fault: Exception) -> str:
+    offline = isinstance(fault, errors.OfflineModeIsEnabled)
+    why = "HF_HUB_OFFLINE is set" if offline else f"the hub does not answer ({type(fault).__name__})"
+    return (
+        f"backbone.name={name} is not in the local cache and {why}: bring it once where there is a network"
+        f" (hf download {name}), or give a folder: backbone.name=FOLDER"
+    )

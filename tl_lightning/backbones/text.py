@@ -1,0 +1,178 @@
+"""Text backbones: any encoder or decoder of transformers, from the hub or a folder."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+from transformers.utils import logging as transformers_logging
+
+from tl_lightning.backbones.base import Backbone
+from tl_lightning.backbones.hub import Snapshot, fetch
+from tl_lightning.backbones.pooling import POOLINGS
+from tl_lightning.backbones.weights import check_sha256, load_weights
+from tl_lightning.errors import UserError
+from tl_lightning.files import PACKAGE, located
+
+log = logging.getLogger(__name__)
+
+UNLIMITED = 1 << 30  # tokenizers without a limit say 1e30
+DAMAGE = (SafetensorError, OSError, RuntimeError, EOFError, torch.serialization.pickle.UnpicklingError)
+
+
+class HFText(Backbone):
+    """An encoder (BERT, RoBERTa, DeBERTa, ModernBERT ...) or decoder (GPT-2, Llama ...) of transformers.
+
+    Args:
+        name: a hub name ``ORG/NAME``, a folder, or ``package:NAME/FOLDER``.
+        pretrained: False gives the same architecture with fresh weights (the control).
+        weights: a file to load in place of the published weights (safetensors, or a plain state dict).
+        pooling: ``cls``, ``mean`` or ``last`` (the last real token); by default what the architecture was
+            made for: ``last`` for decoders, the configuration's own choice where it has one, else ``cls``.
+        revision: branch, tag or commit on the hub; the commit it stands for goes into the record.
+        attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2`` ...; None leaves it to transformers.
+        gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time
+            (Chen et al., 2016, arXiv:1604.06174).
+        sha256: of ``model.safetensors`` (hex); other weights are refused.
+
+    Raises:
+        UserError: the model cannot be had, is damaged, or needs code of its own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pretrained: bool = True,
+        weights: str | None = None,
+        pooling: str | None = None,
+        revision: str | None = None,
+        attn_implementation: str | None = None,
+        gradient_checkpointing: bool = False,
+        sha256: str | None = None,
+    ) -> None:
+        super().__init__()
+        published = pretrained and weights is None
+        snapshot = _snapshot(name, revision, published)
+        if sha256:
+            check_sha256(snapshot.folder / "model.safetensors", sha256)
+        config = _config(name, snapshot.folder)
+        self.preprocessor: PreTrainedTokenizerBase = _tokenizer(name, snapshot.folder)
+        self.model = _model(name, snapshot.folder, config, published, attn_implementation)
+        if weights is not None:
+            load_weights(self.model, weights, ("backbone.model.", f"{self.model.base_model_prefix}."))
+        self.pooling = pooling or default_pooling(config)
+        if self.pooling not in POOLINGS:
+            raise UserError(f"backbone.pooling={pooling} is unknown; choose one of: {', '.join(POOLINGS)}")
+        self._settle(gradient_checkpointing)
+        self.out_features = int(config.get_text_config().hidden_size)
+        self.identity = {
+            "name": name,
+            "revision": snapshot.commit,
+            "class": type(self.model).__name__,
+            "pretrained": pretrained,
+            "weights": weights,
+            "pooling": self.pooling,
+            "attention": self.model.config._attn_implementation,
+        }
+
+    def _settle(self, gradient_checkpointing: bool) -> None:
+        """Make tokenizer and model agree, and switch dropout on: transformers hands models out in eval mode."""
+        tokenizer, model = self.preprocessor, self.model
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        model.config.pad_token_id = tokenizer.pad_token_id
+        tokenizer.model_max_length = min(int(min(tokenizer.model_max_length, UNLIMITED)), _positions(model))
+        if gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.train()
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """``input_ids``, ``attention_mask`` (and ``token_type_ids``), each (B, T) -> (B, D)."""
+        hidden: Tensor = self.model(**inputs).last_hidden_state
+        return POOLINGS[self.pooling](hidden, inputs["attention_mask"])
+
+
+def default_pooling(config: PreTrainedConfig) -> str:
+    """The pooling that the architecture was made for."""
+    own = getattr(config, "classifier_pooling", None)
+    if own in POOLINGS:
+        return str(own)
+    kind = config.model_type
+    decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return "last" if decoder else "cls"
+
+
+def _snapshot(name: str, revision: str | None, with_weights: bool) -> Snapshot:
+    folder = located(name)
+    if folder.is_dir():
+        if revision is not None:
+            raise UserError(f"backbone.revision={revision} is for hub models, and backbone.name={name} is a folder")
+        return Snapshot(folder, None)
+    if name.startswith((PACKAGE, "/", ".", "~")):
+        raise UserError(f"backbone.name={name}: there is no such folder")
+    return fetch(name, revision, with_weights)
+
+
+def _config(name: str, folder: Path) -> PreTrainedConfig:
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as fault:
+        raise UserError(
+            f"backbone.name={name}: its config.json is missing, damaged, of an architecture that this version of"
+            f" transformers does not know, or asks to run code of its own (never done here): {_first_line(fault)}"
+        ) from fault
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(f"backbone.name={name} is an encoder-decoder; take an encoder or a decoder")
+    return config
+
+
+def _tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as fault:  # the readers behind it raise plain Exception for a damaged tokenizer.json
+        raise UserError(f"backbone.name={name}: its tokenizer cannot be read: {_first_line(fault)}") from fault
+    return tokenizer
+
+
+def _model(
+    name: str, folder: Path, config: PreTrainedConfig, published: bool, attn_implementation: str | None
+) -> PreTrainedModel:
+    """The bare model in float32, without the pooler, which no pooling here uses."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    how: dict[str, Any] = {"attn_implementation": attn_implementation, "dtype": torch.float32}
+    try:
+        if published:
+            model = AutoModel.from_pretrained(folder, config=config, trust_remote_code=False, **how)
+        else:
+            model = AutoModel.from_config(config, trust_remote_code=False, **how)
+    except (ImportError, ValueError) as fault:
+        raise UserError(
+            f"backbone.name={name} with attn_implementation={attn_implementation}: {_first_line(fault)}"
+        ) from fault
+    except DAMAGE as fault:
+        raise UserError(f"backbone.name={name}: its weights are missing or damaged: {_first_line(fault)}") from fault
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None
+    model.config.use_cache = False
+    log.info("backbone %s: %s", name, type(model).__name__)
+    return model  # type: ignore[no-any-return]
+
+
+def _positions(model: PreTrainedModel) -> int:
+    """The longest text in tokens; RoBERTa-like models lose the positions up to the padding index."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or UNLIMITED
+    table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return int(limit) - (padding + 1 if padding is not None else 0)
+
+
+def _first_line(fault: Exception) -> str:
+    return (str(fault).strip().splitlines() or [type(fault).__name__])[0][:300]

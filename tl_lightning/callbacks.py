@@ -1,0 +1,146 @@
+"""Callbacks: what is kept of a training, and what is told about it."""
+
+import random
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from tl_lightning.interrupt import Interrupted
+
+Mode = Literal["min", "max"]
+
+
+class Best(ModelCheckpoint):
+    """Keeps ``best.ckpt``: the weights of the best validation so far."""
+
+    def __init__(self, monitor: str, mode: Mode, folder: Path) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            save_weights_only=True,
+            enable_version_counter=False,
+        )
+
+
+class Last(Callback):
+    """Keeps ``last.ckpt``, all that a resume needs: after each validation and epoch, and on an interruption."""
+
+    def __init__(self, monitor: str, mode: Mode, folder: Path) -> None:  # noqa: ARG002
+        self.path = folder / "last.ckpt"
+
+    def _save(self, trainer: Trainer) -> None:
+        if not trainer.sanity_checking and not trainer.fast_dev_run:
+            trainer.save_checkpoint(self.path)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Save: the metrics of this validation are in."""
+        if trainer.state.fn == "fit":
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Save: the epoch is over."""
+        self._save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        """Save where a signal, not a fault, ended the training."""
+        if trainer.state.fn == "fit" and isinstance(exception, (Interrupted, SIGTERMException)):
+            self._save(trainer)
+
+
+def early_stopping(
+    monitor: str, mode: Mode, folder: Path, patience: int = 3, min_delta: float = 0.0  # noqa: ARG001
+) -> EarlyStopping:
+    """Stop once ``monitor`` has not gained ``min_delta`` over ``patience`` validations."""
+    return EarlyStopping(monitor, mode=mode, patience=patience, min_delta=min_delta)
+
+
+class RandomState(Callback):
+    """Stores the random states with a checkpoint and brings them back, so that a resume is exact."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states as plain containers and tensors, which load under ``weights_only``."""
+        kind, words, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
+        return {
+            "python": random.getstate(),
+            "numpy": (kind, words.tolist(), position, has_gauss, gauss),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the states until training starts."""
+        self._loaded = state_dict
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Bring them back last of all: building and loading have drawn numbers."""
+        if self._loaded is None:
+            return
+        version, words, gauss = self._loaded["python"]
+        random.setstate((version, tuple(words), gauss))
+        np.random.set_state(self._loaded["numpy"])  # noqa: NPY002
+        torch.set_rng_state(self._loaded["torch"].cpu())
+        if len(self._loaded["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([state.cpu() for state in self._loaded["cuda"]])
+        self._loaded = None
+
+
+class Throughput(Callback):
+    """Logs samples per second and padding of each training epoch, and adds up what the whole fit took."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.seconds = 0.0
+        self.first_step: float | None = None  # time.time() when the first batch began
+        self._epoch_samples = 0
+        self._started = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Start the clock."""
+        self._epoch_samples, self._started = 0, time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int  # noqa: ARG002
+    ) -> None:
+        """Note when training really began."""
+        if self.first_step is None:
+            self.first_step = time.time()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ARG002
+    ) -> None:
+        """Count."""
+        self._epoch_samples += len(batch[1]) * trainer.world_size
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Validation is not training time."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._stop_clock()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Go on."""
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log."""
+        self._stop_clock()
+        values = {"train/samples_per_second": self.samples / max(self.seconds, 1e-9)}
+        sampler = getattr(trainer.train_dataloader, "batch_sampler", None)
+        if hasattr(sampler, "padding"):
+            values["train/padding"] = sampler.padding()
+        pl_module.log_dict(values)
+
+    def _stop_clock(self) -> None:
+        self.seconds += time.perf_counter() - self._started
+        self.samples += self._epoch_samples
+        self._epoch_samples, self._started = 0, time.perf_counter()

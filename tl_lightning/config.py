@@ -1,0 +1,73 @@
+"""The typed root of a configuration, and where its files are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+PACKAGE_FOLDER = Path(__file__).parent
+
+
+@dataclass
+class RunConfig:
+    """One run.  The parts are nodes with a ``_target_``, filled from the groups of ``conf/``."""
+
+    backbone: Any = MISSING
+    head: Any = MISSING
+    objective: Any = MISSING
+    data: Any = MISSING
+    strategy: Any = MISSING
+    optimizer: Any = MISSING
+    schedule: Any = MISSING
+    trainer: Any = MISSING
+    callbacks: Any = MISSING
+    logger: Any = MISSING
+    name: str = "run"  # of the run's family: runs of one name are compared
+    seed: int = 0
+    output_dir: str = "outputs"
+    resume: str | None = None  # null, auto (the newest unfinished run of this configuration), or a run directory
+
+
+# Hydra's own settings, in code so that a stored config.yaml finds them wherever it lies.
+HYDRA = {
+    "run": {"dir": "${output_dir}/${name}/${now:%Y-%m-%d_%H-%M-%S}"},
+    "sweep": {
+        "dir": "${output_dir}/multirun/${name}/${now:%Y-%m-%d_%H-%M-%S}",
+        "subdir": "${hydra.job.num}",
+    },
+    "output_subdir": None,
+    "job": {"name": "tl_lightning", "chdir": False},
+    "job_logging": {
+        "formatters": {"simple": {"format": "%(message)s"}},
+        "handlers": {"file": {"delay": True}},
+        "root": {"handlers": ["console"]},
+    },
+    "hydra_logging": {"formatters": {"simple": {"format": "%(message)s"}}},
+    "callbacks": {"summary": {"_target_": "tl_lightning.studies.multirun.Summary"}},
+}
+
+
+def register() -> None:
+    """Make the typed root and Hydra's settings known to Hydra."""
+    store = ConfigStore.instance()
+    store.store(name="run_config", node=RunConfig)
+    store.store(name="hydra_settings", node={"hydra": HYDRA}, package="_global_")
+
+
+def config_folder() -> Path:
+    """The folder of the configuration groups: inside an installed package, or beside it in a checkout."""
+    inside = PACKAGE_FOLDER / "conf"
+    return inside if inside.is_dir() else PACKAGE_FOLDER.parent / "conf"
+
+
+def experiments() -> dict[str, str]:
+    """The experiments and the first line of what each says of itself."""
+    files = sorted((config_folder() / "experiment").glob("*.yaml"))
+    return {file.stem: _headline(file) for file in files}
+
+
+def _headline(file: Path) -> str:
+    lines = (line.lstrip("# ").strip() for line in file.read_text().splitlines() if line.startswith("#"))
+    return next((line for line in lines if line and not line.startswith("@package")), "")

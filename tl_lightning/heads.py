@@ -1,0 +1,36 @@
+"""Heads: pooled features to outputs."""
+
+from torch import nn
+
+INIT_STD = 0.02  # as BERT initialises its classifier (Devlin et al., 2019, arXiv:1810.04805)
+
+
+def _linear(features: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(features, outputs)
+    nn.init.normal_(layer.weight, std=INIT_STD)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Linear(nn.Sequential):
+    """Dropout and one linear layer: ``(B, D) -> (B, num_outputs)``."""
+
+    def __init__(self, in_features: int, num_outputs: int, dropout: float = 0.1) -> None:
+        super().__init__(nn.Dropout(dropout), _linear(in_features, num_outputs))
+
+
+class MLP(nn.Sequential):
+    """One hidden layer with tanh, as RoBERTa's classification head: ``(B, D) -> (B, num_outputs)``.
+
+    ``hidden`` is the width of the hidden layer, by default that of the features
+    (Liu et al., 2019, arXiv:1907.11692).
+    """
+
+    def __init__(
+        self, in_features: int, num_outputs: int, hidden: int | None = None, dropout: float = 0.1
+    ) -> None:
+        width = hidden or in_features
+        super().__init__(
+            nn.Dropout(dropout), _linear(in_features, width), nn.Tanh(), nn.Dropout(dropout), _linear(width, num_outputs)
+        )
+

@@ -1,0 +1,80 @@
+"""Parameter groups and learning-rate schedules."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from tl_lightning.errors import UserError
+
+ParamGroup = dict[str, Any]
+
+
+def param_groups(
+    layers: Sequence[Iterable[tuple[str, nn.Parameter]]],
+    lr: float,
+    weight_decay: float,
+    layer_decay: float = 1.0,
+) -> list[ParamGroup]:
+    """The optimizer's groups: at most two for each layer, with and without weight decay.
+
+    Args:
+        layers: named parameters, the input side first, the head last; frozen ones are left out.
+        lr: the learning rate of the head.
+        weight_decay: for matrices; vectors (biases, norms: ``ndim <= 1``) get none.
+        layer_decay: a layer ``d`` steps below the head learns at ``lr * layer_decay ** d``
+            (ULMFiT, Howard and Ruder, 2018, arXiv:1801.06146; ELECTRA, Clark et al., 2020, arXiv:2003.10555).
+    """
+    groups: list[ParamGroup] = []
+    for depth, layer in zip(range(len(layers) - 1, -1, -1), layers, strict=True):
+        trained = [p for _, p in layer if p.requires_grad]
+        for decays in (True, False):
+            params = [p for p in trained if (p.ndim > 1) == decays]
+            if params:
+                groups.append(
+                    {"params": params, "lr": lr * layer_decay**depth, "weight_decay": weight_decay if decays else 0.0}
+                )
+    return groups
+
+
+def _warmup_steps(total_steps: int, warmup: float) -> float:
+    if not 0 <= warmup < 1:
+        raise UserError(f"schedule.warmup={warmup} is a share of all steps: at least 0 and below 1, such as 0.1")
+    return warmup * total_steps
+
+
+def linear_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -> LambdaLR:
+    """Rise linearly over the first ``warmup`` share of ``total_steps``, then fall linearly to zero at the last."""
+    start = _warmup_steps(total_steps, warmup)
+
+    def factor(step: int) -> float:
+        if step < start:
+            return step / start
+        return max(0.0, (total_steps - step) / max(1.0, total_steps - start))
+
+    return LambdaLR(optimizer, factor)
+
+
+def cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -> LambdaLR:
+    """Rise linearly over the first ``warmup`` share of ``total_steps``, then half a cosine to zero.
+
+    The cosine is that of SGDR without restarts (Loshchilov and Hutter, 2017, arXiv:1608.03983).
+    """
+    start = _warmup_steps(total_steps, warmup)
+
+    def factor(step: int) -> float:
+        if step < start:
+            return step / start
+        done = min(1.0, (step - start) / max(1.0, total_steps - start))
+        return 0.5 * (1 + math.cos(math.pi * done))
+
+    return LambdaLR(optimizer, factor)
+
+
+def constant(optimizer: Optimizer, total_steps: int, warmup: float = 0.0) -> LambdaLR:
+    """Rise linearly over the first ``warmup`` share of ``total_steps`` (none by default), then stay."""
+    start = _warmup_steps(total_steps, warmup)
+    return LambdaLR(optimizer, lambda step: min(1.0, step / start) if start else 1.0)

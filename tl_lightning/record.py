@@ -1,0 +1,142 @@
+"""The run record: what was run, on what, and what came out."""
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tl_lightning.errors import UserError
+
+RECORD = "run.json"
+PACKAGES = ("tl_lightning", "torch", "lightning", "transformers", "datasets", "torchmetrics", "hydra-core", "wandb")
+SECRETS = ("key", "token", "secret", "password")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write aside, then rename: a reader never sees half a file."""
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+    aside.replace(path)
+
+
+class Record:
+    """``run.json`` of one run, written at the start and whenever something is known.
+
+    Args:
+        folder: the run directory.
+        known: what is known before anything is built (name, seed, ...).
+        resumed: go on with the record that stands there.
+    """
+
+    def __init__(self, folder: Path, known: Mapping[str, Any], resumed: bool = False) -> None:
+        self.path = folder / RECORD
+        self.started = time.time()
+        earlier = read_record(folder) if resumed else {}
+        self.content: dict[str, Any] = {
+            **earlier,
+            "status": "running",
+            **known,
+            "started": earlier.get("started", _timestamp(self.started)),
+            "resumed": [*earlier.get("resumed", []), _timestamp(self.started)] if resumed else [],
+            "command": _command(),
+            "git": git_state(Path.cwd()),
+            "versions": versions(),
+            "host": {"platform": platform.platform(), "python": platform.python_version(), "cpus": os.cpu_count()},
+            "durations": earlier.get("durations", {}),
+        }
+
+    def add(self, **facts: Any) -> None:
+        """Add facts and write."""
+        self.content.update(facts)
+        write_json(self.path, self.content)
+
+    def add_duration(self, name: str, seconds: float) -> None:
+        """Add seconds to a part of the run; parts done before a resume count."""
+        durations = self.content["durations"]
+        durations[name] = round(durations.get(name, 0.0) + seconds, 3)
+
+    def end(self, status: str, **facts: Any) -> None:
+        """Close the record as finished, failed or interrupted."""
+        self.add_duration("total", time.time() - self.started)
+        self.add(status=status, ended=_timestamp(time.time()), **facts)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of the run in ``folder``.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    try:
+        content = json.loads((folder / RECORD).read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder} is no run directory: it holds no {RECORD}") from None
+    except (OSError, ValueError) as fault:
+        raise UserError(f"{folder / RECORD} cannot be read: {fault}") from fault
+    if not isinstance(content, dict):
+        raise UserError(f"{folder / RECORD} does not hold a record")
+    return content
+
+
+def _timestamp(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))
+
+
+def _command() -> str:
+    """The command as typed; the value of anything that looks like a secret is left out."""
+    words = ["python -m tl_lightning" if "tl_lightning" in sys.argv[0] else sys.argv[0]]
+    for word in sys.argv[1:]:
+        key, equals, _ = word.partition("=")
+        secret = equals and any(part in key.rsplit(".", 1)[-1].lower().split("_") for part in SECRETS)
+        words.append(f"{key}=***" if secret else word)
+    return " ".join(words)
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit and whether tracked files differ from it; None outside a repository."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(  # noqa: S603
+                ["git", "-C", str(folder), *words],  # noqa: S607
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide what a run does."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def peak_memory_bytes() -> dict[str, int]:
+    """The most memory this process has held so far: on the host, and on the GPU if torch has used one."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        peak["gpu"] = int(torch.cuda.max_memory_allocated())
+    return peak

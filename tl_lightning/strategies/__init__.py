@@ -1,0 +1,6 @@
+"""Fine-tuning strategies."""
+
+from tl_lightning.strategies.base import FineTuning
+from tl_lightning.strategies.probe import LinearProbe
+
+__all__ = ["FineTuning", "LinearProbe"]

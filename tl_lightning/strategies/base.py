@@ -1,0 +1,96 @@
+"""The contract of a fine-tuning strategy; as it stands, it trains everything."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
+
+from tl_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from tl_lightning.task import TransferTask
+
+ENDLESS = 1000  # epochs looked ahead where the trainer names no limit
+
+
+class FineTuning(Callback):
+    """Says what may move: what changes for good, what holds still in an epoch, and how fast the rest learns.
+
+    A method overrides ``edit`` or ``frozen_groups``.  Frozen means two things: no gradient, and eval mode
+    (otherwise BatchNorm statistics drift and dropout stays on).  Everything that will ever train is in the
+    optimizer from the start.
+
+    Args:
+        layer_decay: the learning rate of a layer ``d`` steps below the head is multiplied by ``layer_decay ** d``.
+    """
+
+    def __init__(self, layer_decay: float = 1.0) -> None:
+        self.layer_decay = layer_decay
+        self._edited = False
+        self._movable: frozenset[str] = frozenset()
+
+    def edit(self, task: "TransferTask") -> None:
+        """Change the model for good (adapters, parameters that never train), before the optimizer exists."""
+
+    def frozen_groups(self, epoch: int, total: int) -> int:  # noqa: ARG002
+        """How many of the backbone's ``total`` layer groups, counted from the input, hold still in ``epoch``."""
+        return 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Edit once, then leave out of the optimizer what will never train."""
+        task = _task(pl_module)
+        if not self._edited:
+            self.edit(task)
+            self._movable = frozenset(n for n, p in task.backbone.named_parameters() if p.requires_grad)
+            self._edited = True
+        self._freeze(task, min(self._plan(trainer, task)))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a schedule of freezing under a DDP that waits for the gradients of all parameters."""
+        changes = len(set(self._plan(trainer, _task(pl_module)))) > 1
+        strategy = trainer.strategy
+        if changes and isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
+            raise UserError(
+                f"{type(self).__name__} freezes and unfreezes during training, which plain DDP cannot follow:"
+                " trainer.strategy=ddp_find_unused_parameters_true"
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A resume in mid-epoch does not come through ``on_train_epoch_start``."""
+        self.on_train_epoch_start(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Freeze and unfreeze for this epoch."""
+        task = _task(pl_module)
+        self._freeze(task, self.frozen_groups(trainer.current_epoch, len(task.backbone.layer_groups())))
+
+    def _plan(self, trainer: Trainer, task: "TransferTask") -> list[int]:
+        total = len(task.backbone.layer_groups())
+        epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else ENDLESS
+        return [self.frozen_groups(epoch, total) for epoch in range(epochs)]
+
+    def _freeze(self, task: "TransferTask", frozen: int) -> None:
+        parameters = dict(task.backbone.named_parameters())
+        for depth, group in enumerate(task.backbone.layer_groups()):
+            for name in group:
+                moves = depth >= frozen and name in self._movable
+                parameters[name].requires_grad_(moves)
+                if not moves:
+                    parameters[name].grad = None
+        for module, mode in _modes(task.backbone, True):
+            module.training = mode
+
+
+def _modes(module: nn.Module, inherited: bool) -> Iterator[tuple[nn.Module, bool]]:
+    """Each module with its mode: train where a parameter in it moves; without parameters, as what holds it."""
+    parameters = list(module.parameters())
+    mode = any(p.requires_grad for p in parameters) if parameters else inherited
+    yield module, mode
+    for child in module.children():
+        yield from _modes(child, mode)
+
+
+def _task(module: LightningModule) -> "TransferTask":
+    return module  # type: ignore[return-value]  # the task owns its strategy; importing it here would be a circle

@@ -1,0 +1,14 @@
+"""Linear probing."""
+
+from tl_lightning.strategies.base import FineTuning
+
+
+class LinearProbe(FineTuning):
+    """Train the head alone on the frozen backbone's features (Alain and Bengio, 2017, arXiv:1610.01644)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def frozen_groups(self, epoch: int, total: int) -> int:  # noqa: ARG002
+        """All of them, always."""
+        return total

@@ -1,0 +1,176 @@
+"""The one LightningModule: batch -> backbone -> head -> objective."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric, MetricCollection
+
+from tl_lightning.backbones.base import Backbone
+from tl_lightning.objectives import Objective
+from tl_lightning.optim import param_groups
+from tl_lightning.strategies.base import FineTuning
+
+CHECKPOINT_KEY = "tl_lightning"
+Batch = tuple[dict[str, Tensor], Tensor, Tensor]  # inputs, target, index (-1: a repeat that must not count)
+
+
+class Predictions(NamedTuple):
+    """What came out for each sample of the test split, in the order of ``index`` (N,), on the CPU."""
+
+    index: Tensor
+    scores: Tensor
+    target: Tensor
+    losses: Tensor
+
+
+class TransferTask(LightningModule):
+    """Fine-tune a pretrained backbone under a head for an objective; the strategy says what moves.
+
+    Args:
+        optimizer: given parameter groups, makes the optimizer; a partial whose keywords hold ``lr`` and
+            ``weight_decay``.
+        schedule: given the optimizer and the total number of steps, makes the learning-rate schedule.
+        classes: names of the outputs (none for a number); stored in the checkpoint.
+        config: the whole configuration as plain containers; stored in the checkpoint.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: nn.Module,
+        objective: Objective,
+        strategy: FineTuning,
+        optimizer: Callable[..., Optimizer],
+        schedule: Callable[..., LRScheduler],
+        num_outputs: int,
+        classes: Sequence[str] = (),
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.objective = objective
+        self.strategy = strategy
+        self.make_optimizer = optimizer
+        self.make_schedule = schedule
+        self.classes = tuple(classes)
+        self.config = config or {}
+        metrics = objective.metrics(num_outputs)
+        self.scorers = nn.ModuleDict({f"at_{stage}": metrics.clone(f"{stage}/") for stage in ("val", "test")})
+        self.mean_losses = nn.ModuleDict({f"at_{stage}": MeanMetric() for stage in ("val", "test")})
+        self.predictions: Predictions | None = None
+        self._tested: list[Predictions] = []
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """``inputs`` as the backbone's preprocessor makes them -> (B, num_outputs), float32."""
+        outputs: Tensor = self.head(self.backbone(**inputs))
+        return outputs.float()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """One batch -> the mean loss ()."""
+        inputs, target, _ = batch
+        loss = self.objective.losses(self(inputs), target).mean()
+        self.log("train/loss", loss, batch_size=len(target), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Score one batch of ``val``."""
+        self._score(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Score one batch of ``test`` and keep its predictions."""
+        self._tested.append(self._score(batch, "test"))
+
+    def _score(self, batch: Batch, stage: str) -> Predictions:
+        inputs, target, index = batch
+        outputs = self(inputs)
+        if self.trainer.world_size > 1:
+            real = index >= 0
+            outputs, target, index = outputs[real], target[real], index[real]
+        losses, scores = self.objective.losses(outputs, target), self.objective.scores(outputs)
+        if len(target):
+            self._scorer(stage).update(scores, target)
+            self._mean_loss(stage).update(losses)
+        return Predictions(index, scores, target, losses)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of ``val``."""
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of ``test`` and gather its predictions from all ranks."""
+        self._log_scores("test")
+        whole = _joined(_gathered(_joined(self._tested)))
+        order = whole.index.argsort()
+        self.predictions = Predictions(*(values[order] for values in whole))
+        self._tested.clear()
+
+    def _log_scores(self, stage: str) -> None:
+        scorer, loss = self._scorer(stage), self._mean_loss(stage)
+        values = {**scorer.compute(), f"{stage}/loss": loss.compute()}
+        scorer.reset()
+        loss.reset()
+        shown = f"{stage}/{self.objective.monitor}"
+        self.log_dict({name: value for name, value in values.items() if name != shown}, sync_dist=False)
+        self.log(shown, values[shown], prog_bar=True)
+
+    def _scorer(self, stage: str) -> MetricCollection:
+        return self.scorers[f"at_{stage}"]  # type: ignore[return-value]
+
+    def _mean_loss(self, stage: str) -> MeanMetric:
+        return self.mean_losses[f"at_{stage}"]  # type: ignore[return-value]
+
+    def layers(self) -> list[list[tuple[str, nn.Parameter]]]:
+        """Named parameters by layer, the backbone's input side first, the head last."""
+        named = dict(self.backbone.named_parameters())
+        groups = [[(name, named[name]) for name in group] for group in self.backbone.layer_groups()]
+        return [*groups, list(self.head.named_parameters())]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Parameter groups by layer, from the optimizer's own lr and weight decay."""
+        keywords: dict[str, Any] = getattr(self.make_optimizer, "keywords", {})
+        groups = param_groups(
+            self.layers(), keywords["lr"], keywords.get("weight_decay", 0.0), self.strategy.layer_decay
+        )
+        optimizer = self.make_optimizer(groups)
+        schedule = self.make_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The strategy is a callback of the task's own."""
+        return [self.strategy]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store what is needed to use the weights: class names and configuration, as plain containers."""
+        checkpoint[CHECKPOINT_KEY] = {
+            "classes": list(self.classes),
+            "config": self.config,
+            "backbone": self.backbone.identity,
+        }
+
+    def parameter_counts(self) -> dict[str, int]:
+        """All parameters, and those that train."""
+        parameters = [p for layer in self.layers() for _, p in layer]
+        return {
+            "all": sum(p.numel() for p in parameters),
+            "trained": sum(p.numel() for p in parameters if p.requires_grad),
+        }
+
+
+def _joined(parts: Sequence[Predictions]) -> Predictions:
+    return Predictions(*(torch.cat([values.cpu() for values in column]) for column in zip(*parts, strict=True)))
+
+
+def _gathered(part: Predictions) -> list[Predictions]:
+    """The parts of all ranks, on every rank."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [part]
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, part)
+    return parts
