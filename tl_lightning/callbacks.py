@@ -28,6 +28,26 @@ class Best(ModelCheckpoint):
             save_weights_only=True,
             enable_version_counter=False,
         )
+        self.metrics: dict[str, float] = {}  # of the best validation
+        self.epoch, self.step = 0, 0
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save if this validation is the best, and note its metrics."""
+        before = self.best_model_score
+        super().on_validation_end(trainer, pl_module)
+        if self.best_model_score is not None and self.best_model_score is not before:
+            self.epoch, self.step = trainer.current_epoch, trainer.global_step
+            found = trainer.callback_metrics.items()
+            self.metrics = {name: float(value) for name, value in found if name.startswith("val/")}
+
+    def state_dict(self) -> dict[str, Any]:
+        """With the metrics of the best validation."""
+        return {**super().state_dict(), "metrics": self.metrics, "epoch": self.epoch, "step": self.step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """With the metrics of the best validation."""
+        super().load_state_dict(state_dict)
+        self.metrics, self.epoch, self.step = (state_dict[k] for k in ("metrics", "epoch", "step"))
 
 
 class Last(Callback):

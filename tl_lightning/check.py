@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Union
 
+from tl_lightning.config import RunConfig
 from tl_lightning.errors import UserError
 
 # A configuration from someone else must not run any code but this.  torch as a whole is not in: torch.hub
@@ -26,6 +27,7 @@ ALLOWED = (
     "torchvision.models",
 )
 ALLOW_VARIABLE = "TL_LIGHTNING_ALLOW"  # in the environment, since a configuration file must not widen it
+ROOT = tuple(RunConfig.__dataclass_fields__)
 MISSING = "???"
 SPECIAL = frozenset({"_target_", "_partial_", "_convert_", "_recursive_", "_args_"})
 
@@ -88,7 +90,9 @@ def check(config: Mapping[str, Any]) -> None:
 
 def _faults(config: Mapping[str, Any]) -> Iterator[str]:
     for key, value in config.items():
-        if value == MISSING:
+        if key not in ROOT:
+            yield f"{key}: there is no such key at the top{nearest(key, ROOT)}"
+        elif value == MISSING:
             yield f"{key} is missing: {key}=NAME chooses it"
         elif isinstance(value, Mapping):
             yield from _node_faults(key, value)

@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
 from huggingface_hub import HfApi, errors, snapshot_download
 
 from tl_lightning.errors import UserError
@@ -13,6 +12,7 @@ PREPARATION = ["*.json", "*.txt", "*.model"]
 SAFE_WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
 PICKLED_WEIGHTS = ["pytorch_model*.bin", "pytorch_model*.bin.index.json"]  # read with weights_only
 ELSEWHERE = ["*/*"]  # other formats (onnx, coreml, ...) live in folders
+HOPELESS = frozenset({"OfflineModeIsEnabled", "ConnectError"})  # no server: trying again only costs time
 TRIES, PAUSE_S, TIMEOUT_S = 4, 0.5, 10.0
 
 
@@ -55,9 +55,11 @@ def _from_network(name: str, revision: str | None, with_weights: bool) -> Snapsh
     for attempt in range(TRIES):
         try:
             return _download(name, revision, with_weights)
-        except (errors.HfHubHTTPError, httpx.TransportError, errors.FileMetadataError, OSError) as fault:
+        except UserError:
+            raise
+        except Exception as fault:  # the hub's client lets those of its HTTP library through, which changes
             _refuse_if_final(name, revision, fault)
-            if attempt == TRIES - 1 or isinstance(fault, (errors.OfflineModeIsEnabled, httpx.ConnectError)):
+            if attempt == TRIES - 1 or type(fault).__name__ in HOPELESS:
                 raise UserError(_unreachable(name, fault)) from fault
             time.sleep(PAUSE_S * 2**attempt)
     raise AssertionError("the last try returns or raises")

@@ -1,0 +1,233 @@
+"""The command line: ``python -m tl_lightning [COMMAND] [OVERRIDES]``.
+
+Only Hydra is imported here; torch and Lightning cost seconds and come when a configuration stands.
+"""
+
+import errno
+import os
+import re
+import sys
+import traceback
+from contextlib import suppress
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tl_lightning.config import RunConfig, config_folder, experiments, register
+from tl_lightning.errors import UserError
+
+COMMANDS = {"fit": "fine-tune, then test the best checkpoint (the default)"}
+HELP_WORDS = {"help", "-h", "--help"}
+FULL_ERROR = "HYDRA_FULL_ERROR"
+USER_FAULT, OUR_FAULT = 2, 1
+DOTTED = re.compile(r"^[A-Za-z_]\w*(\.[\w-]+)+=")
+OURS = tuple(RunConfig.__dataclass_fields__)
+
+
+def main() -> None:
+    """Run the command on the command line and exit: 0 done, 1 our fault, 2 the user's, 130 or 143 by a signal."""
+    register()
+    words = sys.argv[1:]
+    if not words or HELP_WORDS & set(words):
+        print(help_text())
+        return
+    shown = os.environ.get(FULL_ERROR)
+    try:
+        sys.argv[1:] = overrides(words)
+        _hydra(shown)
+    except Told as fault:
+        sys.exit(fault.exit_code)
+    except MissingConfigException as fault:
+        sys.exit(tell(fault, full=shown == "1"))
+    except OSError as fault:  # jobs tell their own faults: this is Hydra making the run directory
+        sys.exit(tell(UserError(_unwritable(fault)), full=shown == "1"))
+    except Exception as fault:
+        sys.exit(tell(fault, full=shown == "1"))
+    except BaseException as fault:
+        if not hasattr(fault, "exit_code") and not isinstance(fault, KeyboardInterrupt):
+            raise
+        print(f"\nInterrupted by {fault or 'Ctrl-C'}.", file=sys.stderr)
+        sys.exit(getattr(fault, "exit_code", 130))
+
+
+def overrides(words: list[str]) -> list[str]:
+    """What is typed as what Hydra takes.
+
+    ``experiment=x`` becomes ``+experiment=x``; ``data.shots=8`` becomes ``++data.shots=8``, since a YAML file
+    states only what differs from the defaults of the signature, against which every key is checked later.
+
+    Raises:
+        UserError: an unknown command.
+    """
+    if words and re.fullmatch(r"[A-Za-z_]\w*", words[0]):
+        if words[0] not in COMMANDS:
+            raise UserError(f"There is no command {words[0]}; there is: {', '.join(COMMANDS)}")
+        words = words[1:]
+    return [_override(word) for word in words]
+
+
+def _override(word: str) -> str:
+    if word.startswith("experiment="):
+        return f"+{word}"
+    if DOTTED.match(word) and word.split(".")[0] in OURS:
+        return f"++{word}"
+    return word
+
+
+class Told(Exception):
+    """A fault of one job of a multirun, already explained; the other jobs go on."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+def _hydra(shown: str | None) -> None:
+    # Hydra would print a fault itself and exit with 1; with this set it lets main() explain it.
+    os.environ[FULL_ERROR] = "1"
+
+    def job(cfg: DictConfig) -> float:
+        _restore(shown)  # the processes that a job starts see what the user set
+        try:
+            return _job(cfg)
+        except Exception as fault:
+            code = tell(fault, full=shown == "1")
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                sys.exit(code)
+            raise Told(code) from fault
+        finally:
+            _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
+            os.environ[FULL_ERROR] = "1"
+
+    try:
+        hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")(job)()
+    finally:
+        _restore(shown)
+
+
+def _restore(shown: str | None) -> None:
+    os.environ.pop(FULL_ERROR, None)
+    if shown is not None:
+        os.environ[FULL_ERROR] = shown
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Hydra makes the run directory first; a refused configuration, or a resume elsewhere, leaves it empty."""
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _job(cfg: DictConfig) -> float:
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    from tl_lightning.check import check
+
+    check(config)
+    from tl_lightning.run import run
+
+    hydra_config = HydraConfig.get()
+    choices = hydra_config.runtime.choices
+    typed = [word.lstrip("+") for word in hydra_config.overrides.task]
+    groups = ("backbone", "data", "strategy", "objective")
+    tags = [f"{group}:{choices[group]}" for group in groups if choices.get(group)]
+    return run(
+        config, Path(hydra_config.runtime.output_dir), tags, [w for w in typed if not w.startswith("experiment=")]
+    )
+
+
+def tell(fault: BaseException, full: bool) -> int:
+    """Print a fault as its reader needs it, and return the exit code."""
+    message = explained(fault)
+    if message is None or full:
+        traceback.print_exception(fault)
+    else:
+        print(f"\n{message}", file=sys.stderr)
+    return OUR_FAULT if message is None else USER_FAULT
+
+
+def explained(fault: BaseException) -> str | None:
+    """The message for a fault that the user can mend, or None for a fault of ours."""
+    if isinstance(fault, UserError):
+        return str(fault)
+    if isinstance(fault, MissingConfigException):
+        return _missing_config(fault)
+    if isinstance(fault, (HydraException, OmegaConfBaseException)):
+        return _composition(fault)
+    if isinstance(fault, OSError) and fault.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        return _unwritable(fault)
+    if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"The disk is full ({fault.filename or 'while writing'}): make room, or output_dir=FOLDER, data.cache_dir=FOLDER"
+    if type(fault).__name__ == "OutOfMemoryError" or isinstance(fault, MemoryError):
+        return (
+            "Out of memory: a smaller data.batch_size (with trainer.accumulate_grad_batches raised as much),"
+            " a smaller data.max_length, or backbone.gradient_checkpointing=true"
+        )
+    return None
+
+
+def _unwritable(fault: OSError) -> str:
+    return f"{fault.filename} cannot be written ({fault.strerror}): choose another folder, such as output_dir=FOLDER"
+
+
+def _missing_config(fault: MissingConfigException) -> str:
+    wanted, options = fault.missing_cfg_file or "", list(fault.options or ())
+    group, _, name = wanted.rpartition("/")
+    if not options:
+        return str(fault).splitlines()[0]
+    close = get_close_matches(name, options, n=1, cutoff=0.5)
+    hint = f"did you mean {group}={close[0]}?  " if close else ""
+    return f"There is no {group}={name}; {hint}There are: {', '.join(options)}"
+
+
+def _composition(fault: BaseException) -> str:
+    causes = [str(f).strip() for f in (fault, fault.__cause__) if f is not None and str(f).strip()]
+    text = "\n".join(dict.fromkeys(causes))
+    unknown = re.search(r"'([\w.]+)' (?:is not in struct|not in 'RunConfig')", text) or re.search(
+        r"Could not (?:override|append to config)[^']*'([\w./]+)'", text
+    )
+    if unknown:
+        key = unknown.group(1).split(".")[0].split("/")[0]
+        close = get_close_matches(key, [*OURS, "experiment"], n=1, cutoff=0.5)
+        if key not in OURS:
+            return f"There is no {key} in a configuration{f'; did you mean {close[0]}?' if close else ''}  There are: {', '.join(OURS)}"
+    return text
+
+
+def help_text() -> str:
+    """The short help."""
+    width = max(map(len, experiments()))
+    return "\n".join(
+        [
+            "tl_lightning: fine-tune a pretrained backbone on your task, with honest numbers.",
+            "",
+            "  python -m tl_lightning [COMMAND] +experiment=NAME [KEY=VALUE ...]",
+            "  python -m tl_lightning --multirun +experiment=NAME strategy=full,linear_probe seed=0,1,2",
+            "",
+            "Commands",
+            *(f"  {name.ljust(width)}  {what}" for name, what in COMMANDS.items()),
+            "",
+            "Experiments",
+            *(f"  {name.ljust(width)}  {what}" for name, what in experiments().items()),
+            "",
+            "Words",
+            *(f"  {group.ljust(width)}  {names}" for group, names in _groups().items()),
+            "",
+            "Where to start: +experiment=quickstart needs no network (pip install 'tl_lightning[demo]').",
+            "--cfg job shows the whole configuration; --hydra-help what else Hydra offers.",
+        ]
+    )
+
+
+def _groups() -> dict[str, str]:
+    folders = sorted(p for p in config_folder().iterdir() if p.is_dir() and p.name != "experiment")
+    return {p.name: " ".join(sorted(f.stem for f in p.glob("*.yaml"))) for p in folders}
+
+
+if __name__ == "__main__":
+    main()

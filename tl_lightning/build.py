@@ -1,0 +1,113 @@
+"""Make the parts of a run from its configuration: wiring in plain Python."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.loggers import Logger
+
+from tl_lightning.callbacks import Best, Throughput
+from tl_lightning.interrupt import StopAtStep
+from tl_lightning.objectives import mode
+from tl_lightning.task import TransferTask
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Parts:
+    """What a run is made of."""
+
+    task: TransferTask
+    data: Any  # a LightningDataModule with num_outputs, classes, fingerprint, summary and texts()
+    trainer: Trainer
+    best: Best | None
+    throughput: Throughput
+
+
+def make(node: Mapping[str, Any]) -> Any:
+    """Instantiate a configuration node, with plain lists and dicts inside; a fault in it comes as it is."""
+    try:
+        return instantiate(dict(node), _convert_="all")
+    except InstantiationException as fault:
+        if fault.__cause__ is None:
+            raise
+        raise fault.__cause__ from None
+
+
+def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[str]) -> Parts:
+    """Make all parts of one run.
+
+    The random state is set anew before the backbone and before the head, so that a pretrained backbone and one
+    from scratch get the same head.
+    """
+    seed = config["seed"]
+    lightning.seed_everything(seed, workers=True, verbose=False)
+    backbone = make(config["backbone"])
+    objective = make(config["objective"])
+    data = make(config["data"])(preprocessor=backbone.preprocessor, target=objective.target, seed=seed)
+    data.setup()
+    lightning.seed_everything(seed, workers=True, verbose=False)
+    task = TransferTask(
+        backbone,
+        head=make(config["head"])(backbone.out_features, data.num_outputs),
+        objective=objective,
+        strategy=make(config["strategy"]),
+        optimizer=make(config["optimizer"]),
+        schedule=make(config["schedule"]),
+        num_outputs=data.num_outputs,
+        classes=data.classes,
+        config=dict(config),
+    )
+    known = {"monitor": f"val/{objective.monitor}", "mode": mode(objective.monitor), "folder": folder / "checkpoints"}
+    callbacks = [_callback(node, known) for node in config["callbacks"].values() if node is not None]
+    throughput = Throughput()
+    loggers = make(config["logger"])(
+        folder=folder, name=_run_name(config, folder), group=config["name"], tags=tags, config=dict(config)
+    )
+    trainer = _trainer(config["trainer"], data, [*callbacks, throughput, stop], loggers, folder)
+    best = next((callback for callback in callbacks if isinstance(callback, Best)), None)
+    return Parts(task, data, trainer, best, throughput)
+
+
+def _callback(node: Mapping[str, Any], known: Mapping[str, Any]) -> Callback:
+    made = make(node)
+    callback: Callback = made(**known) if isinstance(made, partial) else made
+    return callback
+
+
+def _run_name(config: Mapping[str, Any], folder: Path) -> str:
+    return f"{config['name']}-{folder.name}"
+
+
+def _trainer(
+    node: Mapping[str, Any], data: LightningDataModule, callbacks: list[Callback], loggers: list[Logger], folder: Path
+) -> Trainer:
+    settings = dict(node)
+    settings["precision"] = settings.get("precision") or native_precision(settings.get("accelerator", "auto"))
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")  # TF32 for the float32 products that remain
+    trainer: Trainer = make(settings)(
+        callbacks=callbacks, logger=loggers, default_root_dir=folder, use_distributed_sampler=False
+    )
+    batches = len(data.train_dataloader())
+    trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, batches))
+    return trainer
+
+
+def native_precision(accelerator: str) -> str:
+    """``bf16-mixed`` where the hardware multiplies bfloat16 natively, else ``32-true``."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    if accelerator not in ("auto", "cpu") or torch.backends.mps.is_available():
+        return "32-true"
+    able = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bf16-mixed" if able.get("avx512_bf16") or able.get("amx_bf16") else "32-true"

@@ -1,0 +1,45 @@
+"""What a run prints when it is done."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def aligned(rows: Iterable[Sequence[str]]) -> str:
+    """Columns side by side, the first to the left, the others to the right."""
+    rows = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        for row in rows
+    )
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def interval(bounds: Sequence[float] | None) -> str:
+    """A 95% interval in words."""
+    return f"{bounds[0]:.4f} to {bounds[1]:.4f}" if bounds else ""
+
+
+def result_table(metrics: Mapping[str, float], intervals: Mapping[str, Sequence[float]], samples: int) -> str:
+    """Test metrics with their bootstrap intervals, and the validation metric beside each."""
+    rows = [("", "test", "95% interval", "val (best)")]
+    for name, value in metrics.items():
+        stage, _, short = name.partition("/")
+        if stage == "test":
+            val = metrics.get(f"val/{short}")
+            rows.append((short, f"{value:.4f}", interval(intervals.get(name)), "" if val is None else f"{val:.4f}"))
+    return f"{aligned(rows)}\n(intervals: bootstrap over the {samples} test samples, one seed)"
+
+
+def farewell(folder: Path, wandb: Mapping[str, Any] | None) -> str:
+    """Where the results lie and how to look further."""
+    lines = [
+        f"run directory  {folder}",
+        f"               {folder / 'predictions.parquet'}: what was predicted for each test sample",
+    ]
+    if wandb and wandb.get("url"):
+        lines.append(f"W&B            {wandb['url']}")
+    elif wandb:
+        lines.append(f"W&B (offline)  look: wandb leet {wandb['folder']}   upload: wandb sync {wandb['folder']}")
+    return "\n".join(lines)

@@ -1,0 +1,72 @@
+"""Find the run that a command goes on with, and refuse to mix two configurations."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tl_lightning.errors import UserError
+from tl_lightning.record import RECORD, read_record
+
+AUTO = "auto"
+CONFIG = "config.yaml"
+FREE = ("resume", "output_dir", "logger", "hydra", "defaults")  # may differ between a run and its resume
+
+
+def resumed_folder(config: Mapping[str, Any]) -> Path | None:
+    """The run directory to go on with, or None for a new run.
+
+    Raises:
+        UserError: the named run is finished, is no run, or had another configuration (names the difference).
+    """
+    wanted = config["resume"]
+    if wanted is None:
+        return None
+    if wanted == AUTO:
+        return next(_unfinished(config), None)
+    folder = Path(wanted)
+    if read_record(folder).get("status") == "finished":
+        raise UserError(f"resume={wanted}: this run is finished; leave resume out to start a new one")
+    differences = _differences(_stored(folder), config)
+    if differences:
+        raise UserError(f"resume={wanted}: the run was started with another configuration:\n  " + "\n  ".join(differences))
+    return folder
+
+
+def _unfinished(config: Mapping[str, Any]) -> Iterator[Path]:
+    """Unfinished runs of this configuration, the newest first."""
+    root, name = Path(config["output_dir"]), config["name"]
+    records = [*root.glob(f"{name}/*/{RECORD}"), *root.glob(f"multirun/{name}/*/*/{RECORD}")]
+    for record in sorted(records, key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            unfinished = read_record(record.parent).get("status") != "finished"
+            if unfinished and not _differences(_stored(record.parent), config):
+                yield record.parent
+        except UserError:
+            continue
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    try:
+        stored = yaml.safe_load((folder / CONFIG).read_text())
+    except (OSError, yaml.YAMLError) as fault:
+        raise UserError(f"{folder / CONFIG} cannot be read: {fault}") from fault
+    return dict(stored)
+
+
+def _differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    old, new = flat(stored), flat(config)
+    keys = [k for k in {**old, **new} if k.split(".")[0] not in FREE]
+    return [f"{k}: {old.get(k)} then, {new.get(k)} now" for k in keys if old.get(k) != new.get(k)]
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found.update(flat(value, f"{prefix}{key}."))
+        else:
+            found[f"{prefix}{key}"] = value
+    return found

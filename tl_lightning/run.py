@@ -1,0 +1,193 @@
+"""One run: fit, test the best checkpoint, write the record."""
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from tl_lightning import predictions, report, tracking
+from tl_lightning.bootstrap import intervals
+from tl_lightning.build import Parts, build
+from tl_lightning.errors import UserError
+from tl_lightning.interrupt import Interrupted, StopAtStep, graceful
+from tl_lightning.record import RECORD, Record, peak_memory_bytes, write_json
+from tl_lightning.resume import CONFIG, flat, resumed_folder
+
+log = logging.getLogger(__name__)
+
+HEADER = "# The whole configuration of this run.  To run it again:\n# python -m tl_lightning --config-path {} --config-name config\n"
+
+
+def run(
+    config: Mapping[str, Any], folder: Path, tags: Sequence[str] = (), overrides: Sequence[str] = ()
+) -> float:
+    """Fit, test the best checkpoint and write the run directory.
+
+    Args:
+        config: the whole resolved configuration as plain containers, checked.
+        folder: the run directory; another one beside it is taken if a run stands there already.
+        tags: words for the tracker.
+        overrides: what was typed beside the experiment, for the record.
+
+    Returns:
+        The metric that selects (``objective.monitor``) on ``val``, at its best.
+
+    Raises:
+        UserError: of configuration, data or surroundings.
+        Interrupted: a signal came; ``last.ckpt`` is saved.
+    """
+    resumed = resumed_folder(config)
+    folder = resumed or _claimed(folder)
+    record = Record(folder, {"name": config["name"], "seed": config["seed"], "overrides": list(overrides)}, resumed=resumed is not None)
+    if rank_zero_only.rank == 0:
+        _write_config(folder, config)
+        record.add()
+    else:
+        record.add = lambda **_: None  # type: ignore[method-assign]
+    stop = StopAtStep()
+    try:
+        with graceful(stop), _quiet():
+            return _fit_and_test(build(config, folder, stop, list(tags)), folder, record, resumed is not None)
+    except (Interrupted, KeyboardInterrupt, SIGTERMException):
+        record.end("interrupted")
+        raise
+    except BaseException as fault:
+        record.end("failed", error=f"{type(fault).__name__}: {fault}"[:2000])
+        raise
+    finally:
+        tracking.finish()
+
+
+def _claimed(folder: Path) -> Path:
+    """Make the run directory, or one beside it if another run has just taken it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if rank_zero_only.rank:
+        return folder
+    for number in range(1, 1000):
+        own = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
+        try:
+            own.mkdir(exist_ok=True)
+            (own / RECORD).open("x").close()
+        except FileExistsError:
+            continue
+        return own
+    raise UserError(f"{folder} and 999 folders beside it are taken")
+
+
+def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    stored = {"defaults": ["run_config", "hydra_settings", "_self_"], **config, "resume": None}
+    text = HEADER.format(folder.resolve()) + yaml.safe_dump(stored, sort_keys=False, allow_unicode=True)
+    (folder / CONFIG).write_text(text)
+
+
+def _fit_and_test(parts: Parts, folder: Path, record: Record, resumed: bool) -> float:
+    task, data, trainer = parts.task, parts.data, parts.trainer
+    record.add(
+        backbone=task.backbone.identity,
+        data={"fingerprint": data.fingerprint, **data.summary},
+        device=_device(trainer),
+        precision=str(trainer.precision),
+        wandb=_wandb(trainer),
+    )
+    record.add_duration("build", time.time() - record.started)
+    last = folder / "checkpoints" / "last.ckpt"
+    with _timed(record, "fit"):
+        trainer.fit(task, datamodule=data, ckpt_path=last if resumed and last.exists() else None, weights_only=True)
+    best = parts.best.best_model_path if parts.best else ""
+    with _timed(record, "test"), _without_bar(trainer):
+        trainer.test(task, datamodule=data, ckpt_path=best or None, verbose=False, weights_only=True)
+    if trainer.is_global_zero:
+        _write_results(parts, folder, record)
+    value = (parts.best.metrics if parts.best else {}).get(f"val/{task.objective.monitor}")
+    return float("nan") if value is None else value
+
+
+def _write_results(parts: Parts, folder: Path, record: Record) -> None:
+    task, trainer, best = parts.task, parts.trainer, parts.best
+    tested = task.predictions
+    assert tested is not None, "trainer.test leaves the predictions"
+    objective = task.objective
+    metrics = {**(best.metrics if best else {}), **_floats(trainer.callback_metrics, "test/")}
+    spread = intervals(
+        objective.metrics(parts.data.num_outputs), tested.scores, tested.target, tested.losses
+    )
+    spread = {f"test/{name}": bounds for name, bounds in spread.items()}
+    table = predictions.columns(tested, objective, task.classes)
+    predictions.write(folder / "predictions.parquet", table)
+    write_json(folder / "metrics.json", metrics)
+    texts = parts.data.texts("test", table["id"][: tracking.MOST_ROWS])
+    tracking.log_test(trainer.loggers, table, texts, task.classes)
+    throughput = parts.throughput
+    record.end(
+        "finished",
+        metrics=metrics,
+        intervals=spread,
+        selected_by=f"val/{objective.monitor}",
+        best={"epoch": best.epoch, "step": best.step} if best else None,
+        steps=trainer.global_step,
+        samples_per_second=round(throughput.samples / max(throughput.seconds, 1e-9), 1),
+        seconds_to_first_step=round(throughput.first_step - record.started, 3) if throughput.first_step else None,
+        parameters=task.parameter_counts(),
+        peak_memory_bytes=peak_memory_bytes(),
+    )
+    print(f"\n{report.result_table(metrics, spread, len(tested.index))}\n\n{report.farewell(folder, _wandb(trainer))}")
+
+
+def _floats(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items() if name.startswith(prefix)}
+
+
+def _device(trainer: Any) -> str:
+    import torch
+
+    root = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(root) if root.type == "cuda" else root.type
+    return f"{trainer.world_size} x {name}"
+
+
+def _wandb(trainer: Any) -> dict[str, Any] | None:
+    for logger in trainer.loggers:
+        if isinstance(logger, tracking.WandbLogger):
+            experiment = logger.experiment
+            return {"id": experiment.id, "url": experiment.url, "folder": str(Path(experiment.dir).parent)}
+    return None
+
+
+@contextmanager
+def _timed(record: Record, name: str) -> Iterator[None]:
+    start = time.time()
+    try:
+        yield
+    finally:
+        record.add_duration(name, time.time() - start)
+
+
+@contextmanager
+def _without_bar(trainer: Any) -> Iterator[None]:
+    """The test takes seconds; its bar would print a second table of the metrics."""
+    bar = trainer.progress_bar_callback
+    if bar is not None:
+        bar.disable()
+    yield
+    if bar is not None:
+        bar.enable()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's tips and advice that does not apply here off the screen."""
+    noisy = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = noisy.level
+    noisy.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        # Batches come from a memory-mapped cache: a worker process would only cost (measured).
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        yield
+    noisy.setLevel(level)
