@@ -26,6 +26,7 @@ class Best(ModelCheckpoint):
             monitor=monitor,
             mode=mode,
             save_weights_only=True,
+            save_on_train_epoch_end=False,
             enable_version_counter=False,
         )
         self.metrics: dict[str, float] = {}  # of the best validation
@@ -58,7 +59,7 @@ class Last(Callback):
 
     def _save(self, trainer: Trainer) -> None:
         if not trainer.sanity_checking and not trainer.fast_dev_run:
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Save: the metrics of this validation are in."""

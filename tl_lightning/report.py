@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 
-def aligned(rows: Iterable[Sequence[str]]) -> str:
-    """Columns side by side, the first to the left, the others to the right."""
+def aligned(rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """Columns side by side, the first ``left`` ones to the left, the others to the right."""
     rows = [list(row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
-        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        [cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
         for row in rows
     )
     return "\n".join("  ".join(line).rstrip() for line in lines)

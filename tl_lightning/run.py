@@ -114,11 +114,12 @@ def _write_results(parts: Parts, folder: Path, record: Record) -> None:
     tested = task.predictions
     assert tested is not None, "trainer.test leaves the predictions"
     objective = task.objective
-    metrics = {**(best.metrics if best else {}), **_floats(trainer.callback_metrics, "test/")}
-    spread = intervals(
-        objective.metrics(parts.data.num_outputs), tested.scores, tested.target, tested.losses
-    )
-    spread = {f"test/{name}": bounds for name, bounds in spread.items()}
+    calculator = objective.metrics(parts.data.num_outputs)
+    found = {**(best.metrics if best else {}), **trainer.callback_metrics}
+    names = [f"{stage}/{name}" for stage in ("val", "test") for name in (*calculator.keys(), "loss")]
+    metrics = {name: float(found[name]) for name in names if name in found}
+    drawn = intervals(calculator, tested.scores, tested.target, tested.losses)
+    spread = {f"test/{name}": bounds for name, bounds in drawn.items()}
     table = predictions.columns(tested, objective, task.classes)
     predictions.write(folder / "predictions.parquet", table)
     write_json(folder / "metrics.json", metrics)
@@ -140,10 +141,6 @@ def _write_results(parts: Parts, folder: Path, record: Record) -> None:
     print(f"\n{report.result_table(metrics, spread, len(tested.index))}\n\n{report.farewell(folder, _wandb(trainer))}")
 
 
-def _floats(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    return {name: float(value) for name, value in metrics.items() if name.startswith(prefix)}
-
-
 def _device(trainer: Any) -> str:
     import torch
 
@@ -156,7 +153,8 @@ def _wandb(trainer: Any) -> dict[str, Any] | None:
     for logger in trainer.loggers:
         if isinstance(logger, tracking.WandbLogger):
             experiment = logger.experiment
-            return {"id": experiment.id, "url": experiment.url, "folder": str(Path(experiment.dir).parent)}
+            url = None if experiment.offline else experiment.url
+            return {"id": experiment.id, "url": url, "folder": str(Path(experiment.dir).parent)}
     return None
 
 
@@ -183,11 +181,15 @@ def _without_bar(trainer: Any) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Lightning's tips and advice that does not apply here off the screen."""
-    noisy = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    level = noisy.level
-    noisy.setLevel(logging.WARNING)
+    tips, lightning = (logging.getLogger(f"lightning.pytorch{name}") for name in (".utilities.rank_zero", ""))
+    level, propagate = tips.level, lightning.propagate
+    tips.setLevel(logging.WARNING)
+    lightning.propagate = False  # it prints by itself; Hydra's handler would print the same again
     with warnings.catch_warnings():
         # Batches come from a memory-mapped cache: a worker process would only cost (measured).
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        # Between Lightning and a newer torch; nothing a user could do.
+        warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*")
         yield
-    noisy.setLevel(level)
+    tips.setLevel(level)
+    lightning.propagate = propagate

@@ -1,5 +1,6 @@
 """The table at the end of a ``--multirun``."""
 
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +25,34 @@ class Summary(Callback):
 
 def summary(folder: Path) -> str:
     """The table over the run directories directly in ``folder``; empty if there are none."""
-    rows = [_row(record.parent) for record in sorted(folder.glob(f"*/{RECORD}"), key=_number)]
-    if not rows:
+    folders = sorted((path.parent for path in folder.glob(f"*/{RECORD}")), key=_number)
+    records = {path.name: _read(path) for path in folders}
+    if not records:
         return ""
-    metric = next((row[2] for row in rows if row[2]), "")
-    heading = ("job", "status", f"test {metric}", "95% interval", f"val {metric}")
-    return aligned([heading, *((name, status, *rest) for name, status, _, *rest in rows)])
+    metric = next((_metric(record) for record in records.values() if _metric(record)), "")
+    heading = ("job", "", "status", f"test {metric}", "95% interval", f"val {metric}")
+    typed = [set(record.get("overrides", [])) for record in records.values()]
+    common = set.intersection(*typed)
+    return aligned([heading, *(_row(name, record, common) for name, record in records.items())], left=2)
 
 
-def _number(record: Path) -> tuple[int, str]:
-    name = record.parent.name
-    return (int(name) if name.isdigit() else 0, name)
+def _number(folder: Path) -> tuple[int, str]:
+    return (int(folder.name) if folder.name.isdigit() else 0, folder.name)
 
 
-def _row(folder: Path) -> tuple[str, str, str, str, str, str]:
+def _read(folder: Path) -> dict[str, Any]:
     try:
-        record = read_record(folder)
+        return read_record(folder)
     except UserError:
-        return (folder.name, "unreadable", "", "", "", "")
-    label = " ".join([folder.name, *record.get("overrides", [])])
-    name = str(record.get("selected_by", "")).removeprefix("val/")
-    metrics = record.get("metrics", {})
-    shown = [metrics.get(f"{stage}/{name}") for stage in ("test", "val")]
-    test, val = ("" if value is None else f"{value:.4f}" for value in shown)
-    return (label, str(record.get("status")), name, test, interval(record.get("intervals", {}).get(f"test/{name}")), val)
+        return {"status": "unreadable"}
+
+
+def _metric(record: Mapping[str, Any]) -> str:
+    return str(record.get("selected_by", "")).removeprefix("val/")
+
+
+def _row(name: str, record: Mapping[str, Any], common: Set[str]) -> tuple[str, ...]:
+    metrics, metric = record.get("metrics", {}), _metric(record)
+    own = " ".join(word for word in record.get("overrides", []) if word not in common)
+    test, val = (f"{metrics[key]:.4f}" if key in metrics else "" for key in (f"test/{metric}", f"val/{metric}"))
+    return name, own, str(record.get("status")), test, interval(record.get("intervals", {}).get(f"test/{metric}")), val
