@@ -28,6 +28,9 @@ HELP_WORDS = {"help", "-h", "--help"}
 FULL_ERROR = "HYDRA_FULL_ERROR"
 USER_FAULT, OUR_FAULT = 2, 1
 DOTTED = re.compile(r"^[A-Za-z_]\w*(\.[\w-]+)+=")
+UNKNOWN_KEY = re.compile(
+    r"'([\w.]+)' (?:is not in struct|not in 'RunConfig')|Could not (?:override|append to config)[^']*'([\w./]+)'"
+)
 OURS = tuple(RunConfig.__dataclass_fields__)
 
 
@@ -42,7 +45,7 @@ def main() -> None:
     try:
         sys.argv[1:] = overrides(words)
         _hydra(shown)
-    except Told as fault:
+    except JobError as fault:
         sys.exit(fault.exit_code)
     except MissingConfigException as fault:
         sys.exit(tell(fault, full=shown == "1"))
@@ -81,7 +84,7 @@ def _override(word: str) -> str:
     return word
 
 
-class Told(Exception):
+class JobError(Exception):
     """A fault of one job of a multirun, already explained; the other jobs go on."""
 
     def __init__(self, exit_code: int) -> None:
@@ -101,7 +104,7 @@ def _hydra(shown: str | None) -> None:
             code = tell(fault, full=shown == "1")
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 sys.exit(code)
-            raise Told(code) from fault
+            raise JobError(code) from fault
         finally:
             _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
             os.environ[FULL_ERROR] = "1"
@@ -137,7 +140,10 @@ def _job(cfg: DictConfig) -> float:
     groups = ("backbone", "data", "strategy", "objective")
     tags = [f"{group}:{choices[group]}" for group in groups if choices.get(group)]
     return run(
-        config, Path(hydra_config.runtime.output_dir), tags, [w for w in typed if not w.startswith("experiment=")]
+        config,
+        Path(hydra_config.runtime.output_dir),
+        tags,
+        [w for w in typed if not w.startswith("experiment=")],
     )
 
 
@@ -162,7 +168,8 @@ def explained(fault: BaseException) -> str | None:
     if isinstance(fault, OSError) and fault.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
         return _unwritable(fault)
     if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"The disk is full ({fault.filename or 'while writing'}): make room, or output_dir=FOLDER, data.cache_dir=FOLDER"
+        where = fault.filename or "while writing"
+        return f"The disk is full ({where}): make room, or output_dir=FOLDER, data.cache_dir=FOLDER"
     if type(fault).__name__ == "OutOfMemoryError" or isinstance(fault, MemoryError):
         return (
             "Out of memory: a smaller data.batch_size (with trainer.accumulate_grad_batches raised as much),"
@@ -188,15 +195,13 @@ def _missing_config(fault: MissingConfigException) -> str:
 def _composition(fault: BaseException) -> str:
     causes = [str(f).strip() for f in (fault, fault.__cause__) if f is not None and str(f).strip()]
     text = "\n".join(dict.fromkeys(causes))
-    unknown = re.search(r"'([\w.]+)' (?:is not in struct|not in 'RunConfig')", text) or re.search(
-        r"Could not (?:override|append to config)[^']*'([\w./]+)'", text
-    )
-    if unknown:
-        key = unknown.group(1).split(".")[0].split("/")[0]
-        close = get_close_matches(key, [*OURS, "experiment"], n=1, cutoff=0.5)
-        if key not in OURS:
-            return f"There is no {key} in a configuration{f'; did you mean {close[0]}?' if close else ''}  There are: {', '.join(OURS)}"
-    return text
+    unknown = UNKNOWN_KEY.search(text)
+    key = re.split(r"[./]", unknown.group(1) or unknown.group(2))[0] if unknown else None
+    if key is None or key in OURS:
+        return text
+    close = get_close_matches(key, [*OURS, "experiment"], n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"There is no {key} in a configuration{hint}  There are: {', '.join(OURS)}"
 
 
 def help_text() -> str:

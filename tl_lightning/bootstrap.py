@@ -12,7 +12,12 @@ FEWEST = 100
 
 
 def intervals(
-    metrics: MetricCollection, scores: Tensor, target: Tensor, losses: Tensor, seed: int = 0, level: float = 0.95
+    metrics: MetricCollection,
+    scores: Tensor,
+    target: Tensor,
+    losses: Tensor,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> dict[str, tuple[float, float]]:
     """Percentile bootstrap intervals (Efron and Tibshirani, 1993, chapter 13) of each metric and the loss.
 
@@ -23,6 +28,8 @@ def intervals(
         scores: (N, C) or (N,).
         target: (N,) or (N, C).
         losses: (N,).
+        seed: of the resampling.
+        level: share of the resamples inside the interval.
     """
     n = len(losses)
     count = max(FEWEST, min(RESAMPLES, MOST_WORK // n))

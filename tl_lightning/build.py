@@ -19,6 +19,7 @@ from tl_lightning.interrupt import StopAtStep
 from tl_lightning.objectives import mode
 from tl_lightning.task import TransferTask
 
+LOG_EVERY = 50
 log = logging.getLogger(__name__)
 
 
@@ -67,7 +68,11 @@ def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[
         classes=data.classes,
         config=dict(config),
     )
-    known = {"monitor": f"val/{objective.monitor}", "mode": mode(objective.monitor), "folder": folder / "checkpoints"}
+    known = {
+        "monitor": f"val/{objective.monitor}",
+        "mode": mode(objective.monitor),
+        "folder": folder / "checkpoints",
+    }
     callbacks = [_callback(node, known) for node in config["callbacks"].values() if node is not None]
     throughput = Throughput()
     loggers = make(config["logger"])(
@@ -89,17 +94,21 @@ def _run_name(config: Mapping[str, Any], folder: Path) -> str:
 
 
 def _trainer(
-    node: Mapping[str, Any], data: LightningDataModule, callbacks: list[Callback], loggers: list[Logger], folder: Path
+    node: Mapping[str, Any],
+    data: LightningDataModule,
+    callbacks: list[Callback],
+    loggers: list[Logger],
+    folder: Path,
 ) -> Trainer:
     settings = dict(node)
     settings["precision"] = settings.get("precision") or native_precision(settings.get("accelerator", "auto"))
+    every = settings.get("log_every_n_steps") or LOG_EVERY
+    settings["log_every_n_steps"] = max(1, min(every, len(data.train_dataloader())))  # a short epoch logs too
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32 for the float32 products that remain
     trainer: Trainer = make(settings)(
         callbacks=callbacks, logger=loggers, default_root_dir=folder, use_distributed_sampler=False
     )
-    batches = len(data.train_dataloader())
-    trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, batches))
     return trainer
 
 
@@ -109,5 +118,5 @@ def native_precision(accelerator: str) -> str:
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     if accelerator not in ("auto", "cpu") or torch.backends.mps.is_available():
         return "32-true"
-    able = getattr(torch.cpu, "get_capabilities", dict)()
+    able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return "bf16-mixed" if able.get("avx512_bf16") or able.get("amx_bf16") else "32-true"

@@ -54,31 +54,29 @@ class Best(ModelCheckpoint):
 class Last(Callback):
     """Keeps ``last.ckpt``, all that a resume needs: after each validation and epoch, and on an interruption."""
 
-    def __init__(self, monitor: str, mode: Mode, folder: Path) -> None:  # noqa: ARG002
+    def __init__(self, monitor: str, mode: Mode, folder: Path) -> None:
         self.path = folder / "last.ckpt"
 
     def _save(self, trainer: Trainer) -> None:
-        if not trainer.sanity_checking and not trainer.fast_dev_run:
+        if not trainer.sanity_checking:
             trainer.save_checkpoint(self.path, weights_only=False)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save: the metrics of this validation are in."""
         if trainer.state.fn == "fit":
             self._save(trainer)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save: the epoch is over."""
         self._save(trainer)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save where a signal, not a fault, ended the training."""
         if trainer.state.fn == "fit" and isinstance(exception, (Interrupted, SIGTERMException)):
             self._save(trainer)
 
 
-def early_stopping(
-    monitor: str, mode: Mode, folder: Path, patience: int = 3, min_delta: float = 0.0  # noqa: ARG001
-) -> EarlyStopping:
+def early_stopping(monitor: str, mode: Mode, folder: Path, patience: int = 3, min_delta: float = 0.0) -> EarlyStopping:
     """Stop once ``monitor`` has not gained ``min_delta`` over ``patience`` validations."""
     return EarlyStopping(monitor, mode=mode, patience=patience, min_delta=min_delta)
 
@@ -91,10 +89,12 @@ class RandomState(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The states as plain containers and tensors, which load under ``weights_only``."""
-        kind, words, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
+        drawn = np.random.get_state(legacy=False)  # noqa: NPY002
+        assert isinstance(drawn, dict)
+        words, position = drawn["state"]["key"].tolist(), drawn["state"]["pos"]
         return {
             "python": random.getstate(),
-            "numpy": (kind, words.tolist(), position, has_gauss, gauss),
+            "numpy": (drawn["bit_generator"], words, position, drawn["has_gauss"], drawn["gauss"]),
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
@@ -103,7 +103,7 @@ class RandomState(Callback):
         """Keep the states until training starts."""
         self._loaded = state_dict
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring them back last of all: building and loading have drawn numbers."""
         if self._loaded is None:
             return
@@ -126,29 +126,27 @@ class Throughput(Callback):
         self._epoch_samples = 0
         self._started = 0.0
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._epoch_samples, self._started = 0, time.perf_counter()
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int  # noqa: ARG002
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Note when training really began."""
         if self.first_step is None:
             self.first_step = time.time()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ARG002
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count."""
         self._epoch_samples += len(batch[1]) * trainer.world_size
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation is not training time."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._stop_clock()
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on."""
         self._started = time.perf_counter()
 
@@ -157,7 +155,7 @@ class Throughput(Callback):
         self._stop_clock()
         values = {"train/samples_per_second": self.samples / max(self.seconds, 1e-9)}
         sampler = getattr(trainer.train_dataloader, "batch_sampler", None)
-        if hasattr(sampler, "padding"):
+        if sampler is not None and hasattr(sampler, "padding"):
             values["train/padding"] = sampler.padding()
         pl_module.log_dict(values)
 

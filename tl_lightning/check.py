@@ -128,7 +128,7 @@ def locate(target: str) -> Callable[..., Any]:
     allowed = (*ALLOWED, *filter(None, os.environ.get(ALLOW_VARIABLE, "").split(",")))
     if not _within(target, allowed):
         raise UserError(_outside(target))
-    module, _, rest = target.rpartition(".")
+    module, _, _ = target.rpartition(".")
     while module:
         try:
             found: Any = import_module(module)
@@ -225,7 +225,7 @@ def _scalar_matches(value: Any, kind: Any) -> bool:
 
 
 def _hints(part: Callable[..., Any]) -> dict[str, Any]:
-    function = part.__init__ if inspect.isclass(part) else part  # type: ignore[misc]
+    function = part.__init__ if inspect.isclass(part) else part
     try:
         return typing.get_type_hints(inspect.unwrap(function))
     except (NameError, TypeError):  # annotations that only a type checker can read

@@ -26,11 +26,12 @@ class MLP(nn.Sequential):
     (Liu et al., 2019, arXiv:1907.11692).
     """
 
-    def __init__(
-        self, in_features: int, num_outputs: int, hidden: int | None = None, dropout: float = 0.1
-    ) -> None:
+    def __init__(self, in_features: int, num_outputs: int, hidden: int | None = None, dropout: float = 0.1) -> None:
         width = hidden or in_features
         super().__init__(
-            nn.Dropout(dropout), _linear(in_features, width), nn.Tanh(), nn.Dropout(dropout), _linear(width, num_outputs)
+            nn.Dropout(dropout),
+            _linear(in_features, width),
+            nn.Tanh(),
+            nn.Dropout(dropout),
+            _linear(width, num_outputs),
         )
-

@@ -26,7 +26,7 @@ class StopAtStep(Callback):
         self.signum: int | None = None
         self.in_loop = False
 
-    def receive(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def receive(self, signum: int, frame: FrameType | None) -> None:
         """The signal handler; a second signal does not wait for the batch."""
         again = self.signum is not None
         self.signum = signum
@@ -46,7 +46,7 @@ class StopAtStep(Callback):
     on_test_batch_start = on_test_batch_end = _enter
     on_train_end = on_test_end = on_exception = teardown = _leave
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a signal waits for the end of the batch."""
         self.in_loop = True
 

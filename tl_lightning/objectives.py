@@ -2,11 +2,17 @@
 
 from typing import ClassVar, Literal, Protocol
 
-import torch
 import torchmetrics.classification as tmc
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection, PearsonCorrCoef, SpearmanCorrCoef
+from torchmetrics import (
+    MeanAbsoluteError,
+    MeanSquaredError,
+    Metric,
+    MetricCollection,
+    PearsonCorrCoef,
+    SpearmanCorrCoef,
+)
 
 from tl_lightning.errors import UserError
 
@@ -45,7 +51,9 @@ def mode(metric: str) -> Literal["min", "max"]:
 def _checked(monitor: str, metrics: MetricCollection) -> MetricCollection:
     names = ["loss", *map(str, metrics.keys())]
     if monitor not in names:
-        raise UserError(f"objective.monitor={monitor} is no metric of this objective; choose one of: {', '.join(names)}")
+        raise UserError(
+            f"objective.monitor={monitor} is no metric of this objective; choose one of: {', '.join(names)}"
+        )
     return metrics
 
 

@@ -35,7 +35,11 @@ def param_groups(
             params = [p for p in trained if (p.ndim > 1) == decays]
             if params:
                 groups.append(
-                    {"params": params, "lr": lr * layer_decay**depth, "weight_decay": weight_decay if decays else 0.0}
+                    {
+                        "params": params,
+                        "lr": lr * layer_decay**depth,
+                        "weight_decay": weight_decay if decays else 0.0,
+                    }
                 )
     return groups
 

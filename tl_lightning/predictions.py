@@ -23,7 +23,7 @@ def columns(predictions: Predictions, objective: Objective, classes: Sequence[st
     predicted = objective.predict(predictions.scores)
     probabilities = predictions.scores.T.tolist() if classes else []
     return {
-        "id": predictions.index.tolist(),
+        "id": predictions.rows.tolist(),
         "target": _named(predictions.target, classes),
         "prediction": _named(predicted, classes),
         **{f"p_{name}": column for name, column in zip(classes, probabilities, strict=True)},

@@ -15,7 +15,16 @@ from typing import Any
 from tl_lightning.errors import UserError
 
 RECORD = "run.json"
-PACKAGES = ("tl_lightning", "torch", "lightning", "transformers", "datasets", "torchmetrics", "hydra-core", "wandb")
+PACKAGES = (
+    "tl_lightning",
+    "torch",
+    "lightning",
+    "transformers",
+    "datasets",
+    "torchmetrics",
+    "hydra-core",
+    "wandb",
+)
 SECRETS = ("key", "token", "secret", "password")
 
 
@@ -48,7 +57,11 @@ class Record:
             "command": _command(),
             "git": git_state(Path.cwd()),
             "versions": versions(),
-            "host": {"platform": platform.platform(), "python": platform.python_version(), "cpus": os.cpu_count()},
+            "host": {
+                "platform": platform.platform(),
+                "python": platform.python_version(),
+                "cpus": os.cpu_count(),
+            },
             "durations": earlier.get("durations", {}),
         }
 

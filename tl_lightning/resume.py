@@ -30,7 +30,9 @@ def resumed_folder(config: Mapping[str, Any]) -> Path | None:
         raise UserError(f"resume={wanted}: this run is finished; leave resume out to start a new one")
     differences = _differences(_stored(folder), config)
     if differences:
-        raise UserError(f"resume={wanted}: the run was started with another configuration:\n  " + "\n  ".join(differences))
+        raise UserError(
+            f"resume={wanted}: the run was started with another configuration:\n  " + "\n  ".join(differences)
+        )
     return folder
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -18,16 +19,17 @@ from tl_lightning.build import Parts, build
 from tl_lightning.errors import UserError
 from tl_lightning.interrupt import Interrupted, StopAtStep, graceful
 from tl_lightning.record import RECORD, Record, peak_memory_bytes, write_json
-from tl_lightning.resume import CONFIG, flat, resumed_folder
+from tl_lightning.resume import CONFIG, resumed_folder
 
 log = logging.getLogger(__name__)
 
-HEADER = "# The whole configuration of this run.  To run it again:\n# python -m tl_lightning --config-path {} --config-name config\n"
+HEADER = """\
+# The whole configuration of this run.  To run it again:
+# python -m tl_lightning --config-path {} --config-name config
+"""
 
 
-def run(
-    config: Mapping[str, Any], folder: Path, tags: Sequence[str] = (), overrides: Sequence[str] = ()
-) -> float:
+def run(config: Mapping[str, Any], folder: Path, tags: Sequence[str] = (), overrides: Sequence[str] = ()) -> float:
     """Fit, test the best checkpoint and write the run directory.
 
     Args:
@@ -45,8 +47,12 @@ def run(
     """
     resumed = resumed_folder(config)
     folder = resumed or _claimed(folder)
-    record = Record(folder, {"name": config["name"], "seed": config["seed"], "overrides": list(overrides)}, resumed=resumed is not None)
-    if rank_zero_only.rank == 0:
+    record = Record(
+        folder,
+        {"name": config["name"], "seed": config["seed"], "overrides": list(overrides)},
+        resumed=resumed is not None,
+    )
+    if getattr(rank_zero_only, "rank", 0) == 0:
         _write_config(folder, config)
         record.add()
     else:
@@ -68,7 +74,7 @@ def run(
 def _claimed(folder: Path) -> Path:
     """Make the run directory, or one beside it if another run has just taken it."""
     folder.mkdir(parents=True, exist_ok=True)
-    if rank_zero_only.rank:
+    if getattr(rank_zero_only, "rank", 0):
         return folder
     for number in range(1, 1000):
         own = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
@@ -115,7 +121,7 @@ def _write_results(parts: Parts, folder: Path, record: Record) -> None:
     assert tested is not None, "trainer.test leaves the predictions"
     objective = task.objective
     calculator = objective.metrics(parts.data.num_outputs)
-    found = {**(best.metrics if best else {}), **trainer.callback_metrics}
+    found: dict[str, Any] = {**(best.metrics if best else {}), **trainer.callback_metrics}
     names = [f"{stage}/{name}" for stage in ("val", "test") for name in (*calculator.keys(), "loss")]
     metrics = {name: float(found[name]) for name in names if name in found}
     drawn = intervals(calculator, tested.scores, tested.target, tested.losses)
@@ -138,7 +144,7 @@ def _write_results(parts: Parts, folder: Path, record: Record) -> None:
         parameters=task.parameter_counts(),
         peak_memory_bytes=peak_memory_bytes(),
     )
-    print(f"\n{report.result_table(metrics, spread, len(tested.index))}\n\n{report.farewell(folder, _wandb(trainer))}")
+    print(f"\n{report.result_table(metrics, spread, len(tested.rows))}\n\n{report.farewell(folder, _wandb(trainer))}")
 
 
 def _device(trainer: Any) -> str:
@@ -151,7 +157,7 @@ def _device(trainer: Any) -> str:
 
 def _wandb(trainer: Any) -> dict[str, Any] | None:
     for logger in trainer.loggers:
-        if isinstance(logger, tracking.WandbLogger):
+        if isinstance(logger, WandbLogger):
             experiment = logger.experiment
             url = None if experiment.offline else experiment.url
             return {"id": experiment.id, "url": url, "folder": str(Path(experiment.dir).parent)}

@@ -17,13 +17,13 @@ from tl_lightning.optim import param_groups
 from tl_lightning.strategies.base import FineTuning
 
 CHECKPOINT_KEY = "tl_lightning"
-Batch = tuple[dict[str, Tensor], Tensor, Tensor]  # inputs, target, index (-1: a repeat that must not count)
+Batch = tuple[dict[str, Tensor], Tensor, Tensor]  # inputs, target, rows (-1: a repeat that must not count)
 
 
 class Predictions(NamedTuple):
-    """What came out for each sample of the test split, in the order of ``index`` (N,), on the CPU."""
+    """What came out for each sample of the test split, in the order of ``rows`` (N,), on the CPU."""
 
-    index: Tensor
+    rows: Tensor
     scores: Tensor
     target: Tensor
     losses: Tensor
@@ -72,32 +72,32 @@ class TransferTask(LightningModule):
         outputs: Tensor = self.head(self.backbone(**inputs))
         return outputs.float()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One batch -> the mean loss ()."""
         inputs, target, _ = batch
         loss = self.objective.losses(self(inputs), target).mean()
         self.log("train/loss", loss, batch_size=len(target), prog_bar=True)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Score one batch of ``val``."""
         self._score(batch, "val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Score one batch of ``test`` and keep its predictions."""
         self._tested.append(self._score(batch, "test"))
 
     def _score(self, batch: Batch, stage: str) -> Predictions:
-        inputs, target, index = batch
+        inputs, target, rows = batch
         outputs = self(inputs)
         if self.trainer.world_size > 1:
-            real = index >= 0
-            outputs, target, index = outputs[real], target[real], index[real]
+            real = rows >= 0
+            outputs, target, rows = outputs[real], target[real], rows[real]
         losses, scores = self.objective.losses(outputs, target), self.objective.scores(outputs)
         if len(target):
             self._scorer(stage).update(scores, target)
             self._mean_loss(stage).update(losses)
-        return Predictions(index, scores, target, losses)
+        return Predictions(rows, scores, target, losses)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of ``val``."""
@@ -107,7 +107,7 @@ class TransferTask(LightningModule):
         """Log the metrics of ``test`` and gather its predictions from all ranks."""
         self._log_scores("test")
         whole = _joined(_gathered(_joined(self._tested)))
-        order = whole.index.argsort()
+        order = whole.rows.argsort()
         self.predictions = Predictions(*(values[order] for values in whole))
         self._tested.clear()
 
@@ -148,7 +148,7 @@ class TransferTask(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by norm here where no gradient scaler is at work; Lightning refuses any fused optimizer under AMP."""
+        """Clip by norm, also for fused optimizers, which Lightning refuses under AMP even without a scaler."""
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         if scaled or gradient_clip_val is None or gradient_clip_algorithm not in (None, "norm"):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -178,7 +178,8 @@ class TransferTask(LightningModule):
 
 
 def _joined(parts: Sequence[Predictions]) -> Predictions:
-    return Predictions(*(torch.cat([values.cpu() for values in column]) for column in zip(*parts, strict=True)))
+    columns = ([values.cpu() for values in column] for column in zip(*parts, strict=True))
+    return Predictions(*map(torch.cat, columns))
 
 
 def _gathered(part: Predictions) -> list[Predictions]:

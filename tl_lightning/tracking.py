@@ -47,7 +47,7 @@ class Curves(Logger):
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
         """The configuration stands in config.yaml."""
 
-    @rank_zero_only  # type: ignore[untyped-decorator]
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append one row for each value."""
         values = dict(metrics)
@@ -73,7 +73,7 @@ class Curves(Logger):
         aside.replace(self.path)
 
 
-def csv_only(folder: Path, name: str, group: str, tags: Sequence[str], config: dict[str, Any]) -> list[Logger]:  # noqa: ARG001
+def csv_only(folder: Path, name: str, group: str, tags: Sequence[str], config: dict[str, Any]) -> list[Logger]:
     """``metrics.csv`` alone."""
     return [Curves(folder)]
 
@@ -101,12 +101,19 @@ def wandb(
         mode: ``online``, ``offline`` or ``disabled``; by default online where there is a key and the server
             answers, else offline.
     """
-    if rank_zero_only.rank:
+    if getattr(rank_zero_only, "rank", 0):
         return [Curves(folder)]
     settled = mode or os.environ.get("WANDB_MODE") or ("online" if _reachable() else "offline")
     run = _started(
         settled,
-        {"project": project, "entity": entity, "name": name, "group": group, "tags": list(tags), "config": config},
+        {
+            "project": project,
+            "entity": entity,
+            "name": name,
+            "group": group,
+            "tags": list(tags),
+            "config": config,
+        },
         folder,
     )
     run.define_metric("trainer/global_step")
@@ -143,7 +150,10 @@ def _reachable() -> bool:
 
 
 def log_test(
-    loggers: Sequence[Logger], predictions: Mapping[str, Sequence[Any]], texts: Sequence[str], classes: Sequence[str]
+    loggers: Sequence[Logger],
+    predictions: Mapping[str, Sequence[Any]],
+    texts: Sequence[str],
+    classes: Sequence[str],
 ) -> None:
     """Send the table of test predictions and, for single-label classes, the confusion matrix to W&B.
 
@@ -161,10 +171,10 @@ def log_test(
 def _log_test(run: Any, predictions: Mapping[str, Sequence[Any]], texts: Sequence[str], classes: Sequence[str]) -> None:
     import wandb
 
-    names = [*predictions, "text"]
+    names: list[str | int] = [*predictions, "text"]
     columns = [*(predictions[name][:MOST_ROWS] for name in predictions), texts[:MOST_ROWS]]
     rows = [[_cell(value) for value in row] for row in zip(*columns, strict=True)]
-    found: dict[str, Any] = {"test/predictions": wandb.Table(columns=names, data=rows)}
+    found: dict[str, Any] = {"test/predictions": wandb.Table(columns=list(names), data=rows)}
     single = bool(predictions["target"]) and isinstance(predictions["target"][0], str)
     if single and len(classes) <= MOST_CLASSES:
         number = {name: i for i, name in enumerate(classes)}

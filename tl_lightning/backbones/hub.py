@@ -38,7 +38,11 @@ def _from_cache(name: str, revision: str | None, patterns: list[str], with_weigh
     try:
         folder = Path(
             snapshot_download(
-                name, revision=revision, local_files_only=True, allow_patterns=patterns, ignore_patterns=ELSEWHERE
+                name,
+                revision=revision,
+                local_files_only=True,
+                allow_patterns=patterns,
+                ignore_patterns=ELSEWHERE,
             )
         )
     except (errors.LocalEntryNotFoundError, errors.HFValidationError):
@@ -69,9 +73,7 @@ def _download(name: str, revision: str | None, with_weights: bool) -> Snapshot:
     try:
         info = HfApi().model_info(name, revision=revision, timeout=TIMEOUT_S)
     except errors.HFValidationError as fault:
-        raise UserError(
-            f"backbone.name={name} is neither a folder here nor a hub name of the form ORG/NAME"
-        ) from fault
+        raise UserError(f"backbone.name={name} is neither a folder here nor a hub name of the form ORG/NAME") from fault
     files = [sibling.rfilename for sibling in info.siblings or []]
     weights = SAFE_WEIGHTS if any(f.endswith(".safetensors") for f in files) else PICKLED_WEIGHTS
     # Asking for the name the user gave, not the commit, lets the cache know later what that name stood for.

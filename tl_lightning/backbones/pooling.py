@@ -8,7 +8,7 @@ from torch import Tensor
 Pooling = Callable[[Tensor, Tensor], Tensor]
 
 
-def cls(hidden: Tensor, mask: Tensor) -> Tensor:  # noqa: ARG001
+def cls(hidden: Tensor, mask: Tensor) -> Tensor:
     """The first token's state: (B, T, D), (B, T) -> (B, D)."""
     return hidden[:, 0]
 

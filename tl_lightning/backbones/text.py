@@ -2,12 +2,20 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -24,7 +32,7 @@ from tl_lightning.files import PACKAGE, located
 log = logging.getLogger(__name__)
 
 UNLIMITED = 1 << 30  # tokenizers without a limit say 1e30
-DAMAGE = (SafetensorError, OSError, RuntimeError, EOFError, torch.serialization.pickle.UnpicklingError)
+DAMAGE = (SafetensorError, OSError, RuntimeError, EOFError, UnpicklingError)
 
 
 class HFText(Backbone):
@@ -90,7 +98,7 @@ class HFText(Backbone):
         model.config.pad_token_id = tokenizer.pad_token_id
         tokenizer.model_max_length = min(int(min(tokenizer.model_max_length, UNLIMITED)), _positions(model))
         if gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
         model.train()
 
     def forward(self, **inputs: Tensor) -> Tensor:
@@ -130,7 +138,7 @@ def _config(name: str, folder: Path) -> PreTrainedConfig:
         ) from fault
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"backbone.name={name} is an encoder-decoder; take an encoder or a decoder")
-    return config
+    return cast("PreTrainedConfig", config)
 
 
 def _tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
@@ -145,14 +153,14 @@ def _model(
     name: str, folder: Path, config: PreTrainedConfig, published: bool, attn_implementation: str | None
 ) -> PreTrainedModel:
     """The bare model in float32, without the pooler, which no pooling here uses."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     how: dict[str, Any] = {"attn_implementation": attn_implementation, "dtype": torch.float32}
     try:
         if published:
             model = AutoModel.from_pretrained(folder, config=config, trust_remote_code=False, **how)
         else:
-            model = AutoModel.from_config(config, trust_remote_code=False, **how)
+            model = AutoModel.from_config(config, trust_remote_code=False, **how)  # type: ignore[no-untyped-call]
     except (ImportError, ValueError) as fault:
         raise UserError(
             f"backbone.name={name} with attn_implementation={attn_implementation}: {_first_line(fault)}"

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
@@ -28,7 +29,7 @@ def read_weights(name: str) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, torch.serialization.pickle.UnpicklingError) as fault:
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as fault:
         raise UserError(
             f"backbone.weights={name} is damaged, or not a safetensors file or a state dict of tensors: {_short(fault)}"
         ) from fault
@@ -75,7 +76,9 @@ def check_sha256(path: Path, expected: str) -> None:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     if digest.hexdigest() != expected.lower():
-        raise UserError(f"{path} has the sha256 {digest.hexdigest()}, not backbone.sha256={expected}: not the expected weights")
+        raise UserError(
+            f"{path} has the sha256 {digest.hexdigest()}, not backbone.sha256={expected}: not the expected weights"
+        )
 
 
 def _some(keys: list[str]) -> str:

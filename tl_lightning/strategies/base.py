@@ -34,11 +34,11 @@ class FineTuning(Callback):
     def edit(self, task: "TransferTask") -> None:
         """Change the model for good (adapters, parameters that never train), before the optimizer exists."""
 
-    def frozen_groups(self, epoch: int, total: int) -> int:  # noqa: ARG002
+    def frozen_groups(self, epoch: int, total: int) -> int:
         """How many of the backbone's ``total`` layer groups, counted from the input, hold still in ``epoch``."""
         return 0
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Edit once, then leave out of the optimizer what will never train."""
         task = _task(pl_module)
         if not self._edited:

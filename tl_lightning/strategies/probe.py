@@ -9,6 +9,6 @@ class LinearProbe(FineTuning):
     def __init__(self) -> None:
         super().__init__()
 
-    def frozen_groups(self, epoch: int, total: int) -> int:  # noqa: ARG002
+    def frozen_groups(self, epoch: int, total: int) -> int:
         """All of them, always."""
         return total

@@ -15,7 +15,7 @@ from tl_lightning.report import aligned, interval
 class Summary(Callback):
     """Prints one line for each job: what it was, its state, the metric that selects on ``val`` and on ``test``."""
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table."""
         folder = Path(config.hydra.sweep.dir)
         text = summary(folder)
@@ -55,4 +55,11 @@ def _row(name: str, record: Mapping[str, Any], common: Set[str]) -> tuple[str, .
     metrics, metric = record.get("metrics", {}), _metric(record)
     own = " ".join(word for word in record.get("overrides", []) if word not in common)
     test, val = (f"{metrics[key]:.4f}" if key in metrics else "" for key in (f"test/{metric}", f"val/{metric}"))
-    return name, own, str(record.get("status")), test, interval(record.get("intervals", {}).get(f"test/{metric}")), val
+    return (
+        name,
+        own,
+        str(record.get("status")),
+        test,
+        interval(record.get("intervals", {}).get(f"test/{metric}")),
+        val,
+    )

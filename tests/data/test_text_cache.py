@@ -1,0 +1,211 @@
+"""Texts are tokenised once; the cache is whole or not there; cleaning."""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tl_lightning.data import TextFiles
+from tl_lightning.data.clean import STEPS, clean
+from tl_lightning.data.encoding import Encoder
+
+Make = Callable[..., TextFiles]
+Write = Callable[[str, Any], Path]
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many texts each call of the tokenizer got."""
+    counts: list[int] = []
+    encode = Encoder.encode
+
+    def counting(self: Encoder, texts: Any, pairs: Any) -> Any:
+        counts.append(len(texts))
+        return encode(self, texts, pairs)
+
+    monkeypatch.setattr(Encoder, "encode", counting)
+    return counts
+
+
+@pytest.fixture
+def table(write: Write, reviews: list[dict[str, Any]]) -> Path:
+    return write("all.csv", reviews)
+
+
+def _caches(tmp_path: Path) -> list[Path]:
+    return [path for path in (tmp_path / "cache/text").iterdir() if path.is_dir()]
+
+
+def test_second_run_does_not_tokenise(make: Make, table: Path, encoded: list[int]) -> None:
+    first, second = make("all.csv"), make("all.csv", seed=9, batch_size=3, shots=2)
+    assert encoded == [60]
+    assert first.texts("train", [5]) == second.texts("train", [5])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"clean": ["lower"]},
+        {"max_length": 9},
+        {"on_empty": "drop"},
+        {"target": "labels"},
+        {"text_pair": "label2"},
+    ],
+)
+def test_recipe_is_part_of_the_key(
+    write: Write, make: Make, reviews: list[dict[str, Any]], encoded: list[int], options: dict[str, Any]
+) -> None:
+    write("all.csv", [{**row, "label2": "film"} for row in reviews])
+    make("all.csv")
+    make("all.csv", **options)
+    assert encoded == [60, 60]
+
+
+def test_content_is_part_of_the_key(
+    write: Write, make: Make, table: Path, reviews: list[dict[str, Any]], encoded: list[int]
+) -> None:
+    make("all.csv")
+    reviews[0]["text"] += " not"
+    write("all.csv", reviews)
+    make("all.csv")
+    assert encoded == [60, 60]
+
+
+@pytest.mark.parametrize("name", ["meta.json", "tokens.bin", "offsets.bin", "texts.arrow", "codes.bin"])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_damaged_cache_is_built_again(
+    make: Make, table: Path, tmp_path: Path, encoded: list[int], name: str, damage: str, caplog: Any
+) -> None:
+    before = make("all.csv").fingerprint
+    (folder,) = _caches(tmp_path)
+    content = (folder / name).read_bytes()
+    (folder / name).unlink()
+    if damage == "cut":
+        (folder / name).write_bytes(content[: len(content) // 2])
+    assert make("all.csv").fingerprint == before
+    assert encoded == [60, 60]
+    assert "is damaged" in caplog.text
+    make("all.csv")
+    assert encoded == [60, 60]
+
+
+def test_older_format_is_built_again(
+    make: Make, table: Path, tmp_path: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make("all.csv")
+    (folder,) = _caches(tmp_path)
+    meta = folder / "meta.json"
+    meta.write_text(meta.read_text().replace('"format": 1', '"format": 0'))
+    make("all.csv")
+    assert encoded == [60, 60]
+
+
+def test_killed_build_leaves_nothing_behind(
+    make: Make, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Encoder, "encode", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make("all.csv")
+    assert _caches(tmp_path) == []
+    assert make("all.csv").summary["rows"]["train"] == 48
+
+
+def test_left_overs_of_a_killed_run_are_swept(make: Make, table: Path, tmp_path: Path) -> None:
+    make("all.csv")
+    (folder,) = _caches(tmp_path)
+    folder.rename(folder.with_name(f"{folder.name}.tmpabc"))
+    make("all.csv")
+    assert _caches(tmp_path) == [folder]
+
+
+def test_finished_cache_needs_no_lock(make: Make, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make("all.csv")
+
+    def read_only(*_: Any) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("filelock.FileLock", read_only)
+    assert make("all.csv").summary["rows"]["train"] == 48
+
+
+def test_two_builders_build_once(make: Make, table: Path, encoded: list[int]) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(make, ["all.csv"] * 2))
+    assert both[0].fingerprint == both[1].fingerprint
+    assert encoded == [60]
+
+
+def test_arrays_are_mapped_and_small(make: Make, table: Path) -> None:
+    store = make("all.csv").train_dataloader().dataset.store  # type: ignore[attr-defined]
+    assert isinstance(store["tokens"], np.memmap)
+    assert (store["tokens"].dtype, store["codes"].dtype) == (np.uint16, np.int32)
+    assert "types" not in store
+
+
+def test_memory_is_bounded(write: Write, make: Make, encoded: list[int]) -> None:
+    write("big.csv", [{"text": f"film {row}", "label": row % 2} for row in range(5000)])
+    write("big.jsonl", [{"text": f"film {row}", "label": row % 2} for row in range(5000)])
+    assert make("big.csv").fingerprint == make("big.jsonl").fingerprint
+    assert sum(encoded) == 10000
+    assert max(encoded) <= 1024
+
+
+def test_truncation_does_not_leak_into_the_tokenizer(make: Make, table: Path, tokenizer: Any) -> None:
+    make("all.csv", max_length=5)
+    assert tokenizer.backend_tokenizer.truncation is None
+    assert len(tokenizer("good " * 20)["input_ids"]) == 22
+
+
+def test_longer_of_a_pair_is_cut_first(write: Write, make: Make) -> None:
+    write("all.csv", [{"text": "good " * 20, "other": "bad film", "label": row % 2} for row in range(20)])
+    batch = next(iter(make("all.csv", text_pair="other", max_length=12).train_dataloader()))
+    assert batch.inputs["input_ids"][0].tolist() == [2, *[4] * 7, 3, 5, 6, 3]
+
+
+def test_environment_names_the_cache(make: Make, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TL_LIGHTNING_CACHE", str(tmp_path / "elsewhere"))
+    assert make("all.csv", cache_dir=None).summary["cache"] == str(tmp_path / "elsewhere/text")
+
+
+CLEAN = [
+    ("unicode", "e\u0301", "\u00e9"),
+    ("html", "a<br />b &amp; &lt;c&gt; 1 < 2", "a b & <c> 1 < 2"),
+    ("urls", "see https://x.org/a?b=1 and www.y.com", "see http and http"),
+    ("users", "@ann met @bob at a@b.org", "@user met @user at a@b.org"),
+    ("repeats", "sooooo good!!! ....", "sooo good!!! ..."),
+    ("whitespace", "  a \n\t b ", "a b"),
+    ("lower", "GOOD", "good"),
+]
+
+
+@pytest.mark.parametrize(("step", "text", "expected"), CLEAN)
+def test_cleaning_steps(step: str, text: str, expected: str) -> None:
+    assert clean(text, [step]) == expected
+
+
+def test_every_step_is_tested_and_order_counts() -> None:
+    assert {step for step, _, _ in CLEAN} == set(STEPS)
+    assert clean("&lt;b&gt; x", ["html", "html"]) != clean("&lt;b&gt; x", ["html"])
+
+
+def test_cleaning_reaches_the_model_and_leaves_the_raw_text(write: Write, make: Make) -> None:
+    write("all.csv", [{"text": f"<b>good</b> {row}", "label": row % 2} for row in range(20)])
+    data = make("all.csv", clean=["html", "whitespace"])
+    batch = next(iter(data.train_dataloader()))
+    assert batch.inputs["input_ids"][0].tolist() == [2, 4, 1, 3]
+    assert data.texts("train", batch.index[:1].tolist()) == [f"<b>good</b> {batch.index[0]}"]
+
+
+def test_warnings_are_logged_under_the_package(make: Make, table: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make("all.csv", max_length=8)
+    assert {(record.name, record.levelno) for record in caplog.records} == {
+        ("tl_lightning.data.audit", logging.WARNING)
+    }

@@ -1,0 +1,76 @@
+"""What is told about the data of a run: fingerprints, rows in two splits, what was cut and left out."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from tl_lightning.data.dataset import TextDataset
+
+log = logging.getLogger(__name__)
+
+
+def fingerprint(data: TextDataset, classes: Sequence[str], clean: Sequence[str]) -> str:
+    """A hash of the texts and labels of a split in their order: 16 hex digits, the same on every machine.
+
+    Neither the tokenizer nor where the rows came from has a part in it.
+    """
+    digest = hashlib.sha256(json.dumps([list(classes), list(clean)]).encode())
+    digest.update(data.store["hashes"][data.take].astype("<u8").tobytes())
+    for start in range(0, len(data), 4096):
+        digest.update(data.targets(data.take[start : start + 4096]).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def combined(fingerprints: Mapping[str, str]) -> str:
+    """One hash of all splits' fingerprints, 16 hex digits."""
+    return hashlib.sha256(json.dumps(fingerprints, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def overlap(parts: Mapping[str, TextDataset]) -> dict[str, int]:
+    """Rows of the second split whose text stands in the first too, for every two splits; warns of them."""
+    hashes = {split: data.store["hashes"][data.take] for split, data in parts.items()}
+    found = {f"{a} & {b}": int(np.isin(hashes[b], hashes[a]).sum()) for a, b in combinations(hashes, 2)}
+    for pair, count in found.items():
+        if count:
+            log.warning("%d rows stand in two splits (%s): the numbers on them flatter the model.", count, pair)
+    return found
+
+
+def truncated(parts: Mapping[str, TextDataset], max_length: int) -> dict[str, int]:
+    """Texts per split that were cut to max_length tokens; warns where there are any."""
+    found = {split: int(data.store["truncated"][data.take].sum()) for split, data in parts.items()}
+    for split, count in found.items():
+        if count:
+            log.warning(
+                "%d of %d texts of %s are longer than %d tokens and were cut: see data.max_length=.",
+                *(count, len(parts[split]), split, max_length),
+            )
+    return found
+
+
+def class_counts(data: TextDataset, classes: Sequence[str]) -> dict[str, int]:
+    """Rows of a split per class or label; nothing for numbers."""
+    if not classes:
+        return {}
+    counts = np.zeros(len(classes), np.int64)
+    for start in range(0, len(data), 4096):
+        target = data.targets(data.take[start : start + 4096]).numpy()
+        counts += target.sum(0).astype(np.int64) if target.ndim == 2 else np.bincount(target, minlength=len(classes))
+    return dict(zip(classes, counts.tolist(), strict=True))
+
+
+def summary(parts: Mapping[str, TextDataset], **more: Any) -> dict[str, Any]:
+    """Rows per split, rows left out for being empty, rows in two splits, and whatever else is given."""
+    seen: set[int] = set()
+    dropped = {}
+    for split, data in parts.items():
+        # A split that was taken out of train shares its store; what was left out is told once.
+        dropped[split] = 0 if id(data.store) in seen else int(data.store.meta["dropped"])
+        seen.add(id(data.store))
+    rows = {split: len(data) for split, data in parts.items()}
+    return {"rows": rows, "dropped": dropped, "overlap": overlap(parts), **more}

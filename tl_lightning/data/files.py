@@ -1,0 +1,40 @@
+"""Text data from the user's own files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tl_lightning.data.tables import FileTable, Table
+from tl_lightning.data.text import TextData
+from tl_lightning.errors import UserError
+from tl_lightning.files import located
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class TextFiles(TextData):
+    """Text data from csv, tsv, jsonl or parquet files, told apart by their extensions.
+
+    train, val, test: paths, relative to the working directory, or `package:NAME/PATH` in an installed package.
+    Without val or test, a stratified part of train. The other parameters: see TextData.
+    """
+
+    train: str
+    val: str | None = None
+    test: str | None = None
+
+    def tables(self) -> dict[str, Table]:
+        """One FileTable per file given. Raises UserError for a file that is not there or given twice."""
+        given = {"train": self.train, "val": self.val, "test": self.test}
+        tables: dict[str, Table] = {}
+        seen: dict[Path, str] = {}
+        for split, path in given.items():
+            if path is None:
+                continue
+            table = FileTable(located(path), f"data.{split}")
+            first = seen.setdefault(table.path.resolve(), split)
+            if first != split:
+                raise UserError(
+                    f"data.{first} and data.{split} are the same file, {path}: nothing may be selected or "
+                    f"reported on rows seen before. Leave data.{split} out to take a part of data.train."
+                )
+            tables[split] = table
+        return tables

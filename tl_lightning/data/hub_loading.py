@@ -1,0 +1,123 @@
+"""Loading a data set by `datasets`: from a folder, from the hub, or without network from the local cache."""
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tl_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+log = logging.getLogger(__name__)
+PROBE_SECONDS = 5.0
+"""How long the hub may take to answer before the local cache is used."""
+_HOW = "Type data.path=ORG/NAME, for example data.path=nyu-mll/glue, or a folder."
+
+
+def load(path: str, subset: str | None, revision: str | None) -> "DatasetDict":
+    """The data set with all its splits: from a folder, the hub, or without network from the local cache.
+
+    Raises UserError, within seconds, for what is neither here nor there.
+    """
+    if Path(path).expanduser().is_dir():
+        return _load(str(Path(path).expanduser()), subset, None, None)
+    commit, away = _probe(path, revision)
+    if away is None:
+        return _load(path, subset, commit, None)
+    with _offline():
+        loaded = _load(path, subset, revision, away)
+    _check_commit(path, revision, commit_of(loaded, path))
+    return loaded
+
+
+def commit_of(loaded: "DatasetDict", path: str) -> str | None:
+    """The commit of the hub that the data came from: `datasets` names its cache folders by it."""
+    if Path(path).expanduser().is_dir():
+        return None
+    files = [file["filename"] for split in loaded.values() for file in split.cache_files]
+    parts = [part for file in files for part in Path(file).parts if re.fullmatch("[0-9a-f]{40}", part)]
+    return parts[-1] if parts else None
+
+
+def _check_commit(path: str, revision: str | None, commit: str | None) -> None:
+    # Without network `datasets` takes the newest commit in its cache, whichever was asked for.
+    if revision is None or commit == revision:
+        return
+    if re.fullmatch("[0-9a-f]{40}", revision):
+        raise UserError(
+            f"data.revision={revision}: the hub cannot be reached and the local cache has {path} "
+            f"at {commit} only. Type data.revision={commit}, or try again with a network."
+        )
+    log.warning("The hub cannot be reached: data.revision=%s is taken to be %s, as cached.", revision, commit)
+
+
+def _probe(path: str, revision: str | None) -> tuple[str | None, str | None]:
+    """The commit that the hub has now, or why it does not say: one question, no retries."""
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return huggingface_hub.HfApi().dataset_info(path, revision=revision, timeout=PROBE_SECONDS).sha, None
+    except HFValidationError:
+        raise UserError(f"data.path={path} is neither a folder nor the name of a data set: {_HOW}") from None
+    except RevisionNotFoundError:
+        raise UserError(f"data.revision={revision}: {path} has no such branch, tag or commit.") from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"data.path={path}: there is no such data set on the hub, or it is private (then: hf auth login). {_HOW}"
+        ) from None
+    except Exception as fault:  # offline, no network, a proxy, a gate: the clients raise all kinds
+        return None, type(fault).__name__
+
+
+def _load(path: str, subset: str | None, revision: str | None, away: str | None) -> "DatasetDict":
+    import datasets
+
+    try:
+        found: DatasetDict = datasets.load_dataset(path, subset, revision=revision)
+        return found
+    except Exception as fault:
+        _explain_subset(path, subset, revision)
+        if away is not None:
+            raise UserError(_bring(path, subset, away)) from fault
+        raise UserError(f"data.path={path} cannot be loaded: {str(fault).splitlines()[0]}") from fault
+
+
+def _explain_subset(path: str, subset: str | None, revision: str | None) -> None:
+    """Raises UserError where the subset is at fault, naming those there are."""
+    import datasets
+
+    try:
+        there = datasets.get_dataset_config_names(path, revision=revision)
+    except Exception:
+        return
+    if subset not in there and (subset is not None or len(there) > 1):
+        fault = "needs a subset" if subset is None else f"has no subset {subset!r}"
+        raise UserError(f"data.path={path} {fault}. It has {', '.join(there)}. Type data.subset={there[0]}.")
+
+
+def _bring(path: str, subset: str | None, away: str) -> str:
+    call = f'datasets.load_dataset("{path}"' + (f', "{subset}")' if subset else ")")
+    return (
+        f"data.path={path}: the hub cannot be reached ({away}) and the data set is not in the local cache. "
+        f"With a network, run once: python -c 'import datasets; {call}'; or give a folder with a "
+        f"copy of it: data.path=FOLDER."
+    )
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Keeps `datasets` from trying the network again and again once it is known to be away."""
+    import datasets
+    import huggingface_hub.constants as hub
+
+    before = datasets.config.HF_HUB_OFFLINE, hub.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, hub.HF_HUB_OFFLINE = before

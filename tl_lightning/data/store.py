@@ -1,0 +1,118 @@
+"""The flat arrays of one tokenised split on disk: written as a stream, read through memory maps."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tl_lightning.data.base import Array, Indices
+
+FORMAT = 1
+"""Raised whenever the files change their meaning: older caches are then built again."""
+META, TEXTS = "meta.json", "texts.arrow"
+_TEXT_SCHEMA = pa.schema([("text", pa.large_string()), ("pair", pa.large_string())])
+
+
+class Writer:
+    """Appends arrays to flat files in a folder, and the raw texts to an Arrow file.
+
+    The folder is whole only after `finish`, which writes the description last.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, BinaryIO] = {}
+        self._arrays: dict[str, dict[str, Any]] = {}
+        self._texts = pa.ipc.new_file(str(folder / TEXTS), _TEXT_SCHEMA)
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def add(self, name: str, values: npt.ArrayLike, dtype: npt.DTypeLike) -> None:
+        """Appends values to the array of this name; the first call fixes its type."""
+        array = np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<"))
+        if name not in self._files:
+            self._files[name] = (self._folder / f"{name}.bin").open("wb")
+            self._arrays[name] = {"dtype": array.dtype.str, "size": 0}
+        self._files[name].write(array.data)
+        self._arrays[name]["size"] += array.size
+
+    def add_texts(self, texts: list[str], pairs: list[str] | None) -> None:
+        """Appends raw texts."""
+        columns = [
+            pa.array(texts, pa.large_string()),
+            pa.array([None] * len(texts) if pairs is None else pairs, pa.large_string()),
+        ]
+        self._texts.write_batch(pa.record_batch(columns, schema=_TEXT_SCHEMA))
+
+    def finish(self, **meta: Any) -> None:
+        """Closes the arrays and writes the description, with `meta` in it."""
+        self._close()
+        description = {"format": FORMAT, "arrays": self._arrays, **meta}
+        (self._folder / META).write_text(json.dumps(description), encoding="utf-8")
+
+    def _close(self) -> None:
+        self._texts.close()
+        for file in self._files.values():
+            file.close()
+
+
+class Store:
+    """One tokenised split of N rows, memory-mapped.
+
+    Raises OSError, ValueError or KeyError (damaged) where the folder does not hold what its description says.
+
+    offsets: (N + 1,) int64 into tokens; lengths: (N,) tokens per row; rows: (N,) int64 row numbers in the
+    source, from 0; hashes: (N,) uint64 of the raw text; truncated: (N,) 0 or 1. For classes codes: (N,) int32
+    into `vocabulary`; for labels the same flat, with label_offsets (N + 1,); for numbers: (N,) float32.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.meta: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
+        if self.meta["format"] != FORMAT:
+            raise ValueError(f"format {self.meta['format']}, expected {FORMAT}")
+        self._arrays = {name: _open(folder / f"{name}.bin", **is_) for name, is_ in self.meta["arrays"].items()}
+        self._texts = pa.ipc.open_file(pa.memory_map(str(folder / TEXTS)))
+        if self["offsets"][-1] != len(self["tokens"]) or len(self["offsets"]) != len(self) + 1:
+            raise ValueError("the offsets do not fit the tokens")
+        self.first_rows: dict[str, int] = self.meta["first_rows"]
+        self.lengths: Indices = np.diff(self["offsets"])
+
+    def __len__(self) -> int:
+        return len(self._arrays["rows"])
+
+    def __getitem__(self, name: str) -> Array:
+        return self._arrays[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """The labels of this split, in the order in which they were met; codes point into it."""
+        return list(self.first_rows)
+
+    def texts(self, rows: Indices) -> list[str]:
+        """The raw texts of these rows, pairs joined by a bar. Raises IndexError for a row not here."""
+        at = np.minimum(np.searchsorted(self["rows"], rows), len(self) - 1)
+        if not np.array_equal(self["rows"][at], rows):
+            raise IndexError(f"rows {sorted(set(rows.tolist()) - set(self['rows'].tolist()))[:5]} are not in the split")
+        found = self._texts.read_all().take(pa.array(at)).to_pylist()
+        return [row["text"] if row["pair"] is None else f"{row['text']} | {row['pair']}" for row in found]
+
+
+def _open(path: Path, dtype: str, size: int) -> Array:
+    if path.stat().st_size != size * np.dtype(dtype).itemsize:
+        raise ValueError(f"{path.name} has {path.stat().st_size} bytes, expected {size} values of {dtype}")
+    # An empty file cannot be mapped.
+    return np.memmap(path, dtype, "r", shape=(size,)) if size else np.empty(0, dtype)
