@@ -1,5 +1,6 @@
 """Objectives: what is learned.  Each knows its loss, its metrics and how outputs become predictions."""
 
+import warnings
 from typing import ClassVar, Literal, Protocol
 
 import torchmetrics.classification as tmc
@@ -166,12 +167,15 @@ class Regression:
 
     def metrics(self, num_outputs: int) -> MetricCollection:
         """MSE, MAE, Pearson and Spearman correlation."""
+        with warnings.catch_warnings():  # Spearman warns that it keeps all values: two numbers a sample
+            warnings.simplefilter("ignore")
+            spearman = SpearmanCorrCoef(num_outputs)
         return _collection(
             self.monitor,
             {
                 "mse": MeanSquaredError(num_outputs=num_outputs),
                 "mae": MeanAbsoluteError(),
                 "pearson": PearsonCorrCoef(num_outputs),
-                "spearman": SpearmanCorrCoef(num_outputs),
+                "spearman": spearman,
             },
         )

@@ -25,6 +25,7 @@ PACKAGES = (
     "hydra-core",
     "wandb",
 )
+PROGRAMS = ("tl_lightning", "tl-lightning")
 SECRETS = ("key", "token", "secret", "password")
 
 
@@ -104,8 +105,10 @@ def _timestamp(seconds: float) -> str:
 
 def _command() -> str:
     """The command as typed; the value of anything that looks like a secret is left out."""
-    words = ["python -m tl_lightning" if "tl_lightning" in sys.argv[0] else sys.argv[0]]
-    for word in sys.argv[1:]:
+    typed = sys.orig_argv  # sys.argv holds what Hydra was given
+    start = next((i for i, word in enumerate(typed) if Path(word).name in PROGRAMS), len(typed))
+    words = ["python -m tl_lightning" if "-m" in typed[:start] else "tl-lightning"]
+    for word in typed[start + 1 :]:
         key, equals, _ = word.partition("=")
         secret = equals and any(part in key.rsplit(".", 1)[-1].lower().split("_") for part in SECRETS)
         words.append(f"{key}=***" if secret else word)

@@ -23,6 +23,7 @@ from tl_lightning.resume import CONFIG, resumed_folder
 
 log = logging.getLogger(__name__)
 
+CHATTY = ("httpx", "httpx2", "filelock")  # one line for each request
 HEADER = """\
 # The whole configuration of this run.  To run it again:
 # python -m tl_lightning --config-path {} --config-name config
@@ -190,6 +191,8 @@ def _quiet() -> Iterator[None]:
     tips, lightning = (logging.getLogger(f"lightning.pytorch{name}") for name in (".utilities.rank_zero", ""))
     level, propagate = tips.level, lightning.propagate
     tips.setLevel(logging.WARNING)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
     lightning.propagate = False  # it prints by itself; Hydra's handler would print the same again
     with warnings.catch_warnings():
         # Batches come from a memory-mapped cache: a worker process would only cost (measured).
