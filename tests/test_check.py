@@ -4,10 +4,13 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
-from tests.conftest import compose
 
-from tl_lightning.check import ALLOW_VARIABLE, check, locate, matches
+from tl_lightning.check import check
 from tl_lightning.errors import UserError
+from tl_lightning.targets import ALLOW_VARIABLE, complete, locate
+from tl_lightning.values import matches
+
+Compose = Callable[..., dict[str, Any]]
 
 PLANTED = {
     "optimizer.lrr=1e-5": "optimizer.lrr: AdamW takes no lrr; did you mean lr?",
@@ -28,18 +31,17 @@ PLANTED = {
     "seed=-1": "seed=-1: 0 or more is expected",
     "backbone._target_=os.system": "backbone._target_: os.system is outside what a configuration may call",
     "data=text_files": "data.train is missing: data.train=TEXT",
-    "head=null": "head=None: a group's name is expected",
 }
 
 
 @pytest.mark.parametrize("word", PLANTED)
-def test_a_planted_fault_is_refused_with_its_message(word: str) -> None:
+def test_a_planted_fault_is_refused_with_its_message(word: str, compose: Compose) -> None:
     with pytest.raises(UserError) as caught:
         check(compose("+experiment=bert_sst2", word))
     assert PLANTED[word] in str(caught.value)
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_are_told_at_once(compose: Compose) -> None:
     together = [word for word in PLANTED if word.split(".")[0] in ("optimizer", "trainer", "schedule", "head.dropout")]
     words = [word for word in together if not word.startswith("optimizer.lr=")]
     with pytest.raises(UserError) as caught:
@@ -49,7 +51,7 @@ def test_all_faults_are_told_at_once() -> None:
     assert f"The configuration has {len(words)} faults" in str(caught.value)
 
 
-def test_defaults_of_the_signature_may_be_set_without_a_plus() -> None:
+def test_defaults_of_the_signature_may_be_set_without_a_plus(compose: Compose) -> None:
     words = ["data.shots=8", "data.clean=[html,lower]", "optimizer.betas=[0.9,0.98]", "trainer.limit_val_batches=0.5"]
     config = compose("+experiment=bert_sst2", *words)
     check(config)
@@ -80,7 +82,7 @@ def test_a_target_outside_the_allowlist_is_refused(target: str) -> None:
         locate(target)
 
 
-def test_a_nested_or_partial_hostile_target_is_refused_too() -> None:
+def test_a_nested_or_partial_hostile_target_is_refused_too(compose: Compose) -> None:
     config = compose("+experiment=bert_sst2")
     config["data"]["cache_dir"] = {"_target_": "os.system", "_partial_": True, "command": "true"}
     with pytest.raises(UserError, match=r"data\.cache_dir\._target_: os\.system is outside"):
@@ -121,3 +123,15 @@ def test_the_environment_alone_widens_the_allowlist(monkeypatch: pytest.MonkeyPa
 )
 def test_matches(value: object, hint: object, fits: bool) -> None:
     assert matches(value, hint) is fits
+
+
+def test_a_completed_configuration_says_what_was_left_to_the_defaults(compose: Compose) -> None:
+    config = compose("+experiment=bert_sst2", "data.batch_size=8")
+    full = complete(config)
+    check(full)
+    assert full["data"]["batch_size"] == 8
+    assert full["data"]["split_seed"] == 0
+    assert full["schedule"]["warmup"] == 0.1
+    assert full["optimizer"]["betas"] == [0.9, 0.999]
+    assert "preprocessor" not in full["data"]
+    assert complete(full) == full

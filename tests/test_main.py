@@ -45,6 +45,7 @@ def test_help_is_short_lists_the_experiments_and_imports_nothing_heavy(words: tu
         (("experiment=bert_sst2", "strategy=linear_prob"), "did you mean strategy=linear_probe?"),
         (("experiment=bert_sst2", "optimzer.lr=1"), "did you mean optimizer?"),
         (("experiment=bert_sst2", "seed=abc"), "'abc' of type 'str' could not be converted to Integer"),
+        (("experiment=bert_sst2", "head=null"), "must be a string"),
         (("fitt",), "There is no command fitt; there is: fit"),
     ],
 )

@@ -51,6 +51,8 @@ def main() -> None:
         sys.exit(tell(fault, full=shown == "1"))
     except OSError as fault:  # jobs tell their own faults: this is Hydra making the run directory
         sys.exit(tell(UserError(_unwritable(fault)), full=shown == "1"))
+    except ValueError as fault:  # and this is Hydra not taking a word
+        sys.exit(tell(UserError(str(fault)), full=shown == "1"))
     except Exception as fault:
         sys.exit(tell(fault, full=shown == "1"))
     except BaseException as fault:

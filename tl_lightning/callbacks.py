@@ -154,7 +154,7 @@ class Throughput(Callback):
         """Log."""
         self._stop_clock()
         values = {"train/samples_per_second": self.samples / max(self.seconds, 1e-9)}
-        sampler = getattr(trainer.train_dataloader, "batch_sampler", None)
+        sampler = getattr(trainer.train_dataloader, "sampler", None)
         if sampler is not None and hasattr(sampler, "padding"):
             values["train/padding"] = sampler.padding()
         pl_module.log_dict(values)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -105,8 +106,11 @@ def _fit_and_test(parts: Parts, folder: Path, record: Record, resumed: bool) -> 
     )
     record.add_duration("build", time.time() - record.started)
     last = folder / "checkpoints" / "last.ckpt"
+    resume_from = last if resumed and last.exists() else None
+    if resumed and trainer.is_global_zero:
+        _drop_curves_after(resume_from, trainer.loggers)
     with _timed(record, "fit"):
-        trainer.fit(task, datamodule=data, ckpt_path=last if resumed and last.exists() else None, weights_only=True)
+        trainer.fit(task, datamodule=data, ckpt_path=resume_from, weights_only=True)
     best = parts.best.best_model_path if parts.best else ""
     with _timed(record, "test"), _without_bar(trainer):
         trainer.test(task, datamodule=data, ckpt_path=best or None, verbose=False, weights_only=True)
@@ -114,6 +118,13 @@ def _fit_and_test(parts: Parts, folder: Path, record: Record, resumed: bool) -> 
         _write_results(parts, folder, record)
     value = (parts.best.metrics if parts.best else {}).get(f"val/{task.objective.monitor}")
     return float("nan") if value is None else value
+
+
+def _drop_curves_after(checkpoint: Path | None, loggers: Sequence[Any]) -> None:
+    step = torch.load(checkpoint, weights_only=True, mmap=True)["global_step"] if checkpoint else 0
+    for logger in loggers:
+        if isinstance(logger, tracking.Curves):
+            logger.drop_from(step)
 
 
 def _write_results(parts: Parts, folder: Path, record: Record) -> None:
@@ -149,8 +160,6 @@ def _write_results(parts: Parts, folder: Path, record: Record) -> None:
 
 
 def _device(trainer: Any) -> str:
-    import torch
-
     root = trainer.strategy.root_device
     name = torch.cuda.get_device_name(root) if root.type == "cuda" else root.type
     return f"{trainer.world_size} x {name}"
@@ -197,6 +206,10 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         # Batches come from a memory-mapped cache: a worker process would only cost (measured).
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        # Frozen means eval mode: the strategy sets it.
+        warnings.filterwarnings("ignore", r".*module\(s\) in eval mode at the start of training.*")
+        # A resume goes on in its own directory.
+        warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty.*")
         # Between Lightning and a newer torch; nothing a user could do.
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*")
         yield

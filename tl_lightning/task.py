@@ -113,7 +113,8 @@ class TransferTask(LightningModule):
 
     def _log_scores(self, stage: str) -> None:
         scorer, loss = self._scorer(stage), self._mean_loss(stage)
-        values = {**scorer.compute(), f"{stage}/loss": loss.compute()}
+        found = {**scorer.compute(), f"{stage}/loss": loss.compute()}
+        values = {name: value.float() for name, value in found.items()}  # a degenerate MCC is an integer zero
         scorer.reset()
         loss.reset()
         shown = f"{stage}/{self.objective.monitor}"

@@ -27,7 +27,7 @@ COLUMNS = ("step", "epoch", "name", "value")
 class Curves(Logger):
     """``metrics.csv``, one row per value: step, epoch, name, value; appended, so that a crash loses nothing.
 
-    Rows of steps after ``resumed_at`` (of a run that was interrupted later) are dropped.
+    ``step`` is the number of the optimizer step, counted from 0, after which the value stood.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,8 +59,8 @@ class Curves(Logger):
                 rows.writerow(COLUMNS)
             rows.writerows((step, epoch, name, value) for name, value in values.items())
 
-    def resume_at(self, step: int) -> None:
-        """Drop the rows after ``step``: they will come again."""
+    def drop_from(self, step: int) -> None:
+        """Drop the rows of ``step`` and later: a run that goes on from there will write them again."""
         if not self.path.exists():
             return
         with self.path.open(newline="") as file:

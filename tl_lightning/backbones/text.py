@@ -98,7 +98,9 @@ class HFText(Backbone):
         model.config.pad_token_id = tokenizer.pad_token_id
         tokenizer.model_max_length = min(int(min(tokenizer.model_max_length, UNLIMITED)), _positions(model))
         if gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+            # The old name is what transformers before 5.2x has, the new one what version 6 will have.
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
         model.train()
 
     def forward(self, **inputs: Tensor) -> Tensor:

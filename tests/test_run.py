@@ -1,0 +1,210 @@
+"""A whole run in miniature: what a resume, a signal, a failure and a second run leave behind."""
+
+import csv
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from tl_lightning.errors import UserError
+from tl_lightning.interrupt import Interrupted
+from tl_lightning.record import RECORD, read_record
+from tl_lightning.run import run
+
+Tiny = Callable[[str], Path]
+Compose = Callable[..., dict[str, Any]]
+EPOCHS, STEPS = 2, 8  # 64 rows, 8 in a batch
+
+
+class SignalAt(Callback):
+    """Sends this process a signal at a step of a stage."""
+
+    def __init__(self, signum: int, stage: str, step: int) -> None:
+        self.signum, self.stage, self.step = signum, stage, step
+
+    def _send(self, stage: str, step: int) -> None:
+        if stage == self.stage and step == self.step:
+            os.kill(os.getpid(), self.signum)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._send("train", trainer.global_step)
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._send("validation", trainer.global_step)
+
+    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._send("test", trainer.global_step)
+
+
+@pytest.fixture
+def config(tiny: Tiny, compose: Compose, tmp_path: Path) -> dict[str, Any]:
+    rows = [f"{'good fine' if i % 2 else 'bad dull'} film number {i},{'pos' if i % 2 else 'neg'}" for i in range(96)]
+    (tmp_path / "all.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    return compose(
+        "backbone=hf_text",
+        f"backbone.name={tiny('bert')}",
+        "data=text_files",
+        f"data.train={tmp_path / 'all.csv'}",
+        "data.val_fraction=0.17",
+        "data.test_fraction=0.17",
+        "data.batch_size=8",
+        "optimizer.lr=1e-3",
+        "trainer=cpu",
+        "trainer.precision=32-true",
+        f"trainer.max_epochs={EPOCHS}",
+        "trainer.enable_progress_bar=false",
+        "logger=csv",
+        "name=mini",
+        f"output_dir={tmp_path}",
+    )
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    loaded = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    return {**loaded["state_dict"], "steps": torch.tensor(loaded["global_step"])}
+
+
+def _curves(folder: Path) -> list[tuple[str, str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return [(r["step"], r["name"], r["value"]) for r in rows if "per_second" not in r["name"]]
+
+
+@pytest.mark.parametrize(
+    ("signum", "stage", "step"),
+    [
+        (signal.SIGTERM, "train", 3),
+        (signal.SIGINT, "train", 3),
+        (signal.SIGTERM, "train", STEPS),
+        (signal.SIGINT, "train", STEPS + 5),
+        (signal.SIGTERM, "validation", STEPS),
+        (signal.SIGTERM, "test", 2 * STEPS),
+    ],
+)
+def test_a_resumed_run_ends_as_the_undisturbed_one(
+    config: dict[str, Any], tmp_path: Path, signum: int, stage: str, step: int
+) -> None:
+    straight, stopped = tmp_path / "mini/straight", tmp_path / "mini/stopped"
+    run(config, straight)
+    disturbed = json.loads(json.dumps(config))
+    disturbed["callbacks"]["signal"] = {
+        "_target_": "tests.test_run.SignalAt", "signum": int(signum), "stage": stage, "step": step,
+    }  # fmt: skip
+    with pytest.raises(Interrupted) as caught:
+        run(disturbed, stopped)
+    assert caught.value.exit_code == 128 + signum
+    assert read_record(stopped)["status"] == "interrupted"
+    assert not (stopped / "metrics.json").exists()
+    stored = (stopped / "config.yaml").read_text()
+    (stopped / "config.yaml").write_text((straight / "config.yaml").read_text())
+    assert "SignalAt" in stored
+    run({**config, "resume": str(stopped)}, tmp_path / "unused")
+    assert not (tmp_path / "unused").exists()
+    one, other = _weights(straight), _weights(stopped)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert (straight / "metrics.json").read_text() == (stopped / "metrics.json").read_text()
+    assert (straight / "predictions.parquet").read_bytes() == (stopped / "predictions.parquet").read_bytes()
+    assert _curves(straight) == _curves(stopped)
+
+
+def test_auto_resumes_the_newest_unfinished_run_of_the_same_configuration(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    config["trainer"]["max_epochs"] = 1
+    folder, other = tmp_path / "mini/first", tmp_path / "mini/other"
+    run(config, folder)
+    run({**config, "seed": 1}, other)
+    for path in (folder, other):
+        record = read_record(path)
+        (path / RECORD).write_text(json.dumps({**record, "status": "running"}))
+    run({**config, "resume": "auto"}, tmp_path / "mini/new")
+    assert read_record(folder)["status"] == "finished"
+    assert len(read_record(folder)["resumed"]) == 1
+    assert read_record(other)["status"] == "running"
+    assert not (tmp_path / "mini/new").exists()
+    run({**config, "resume": "auto"}, tmp_path / "mini/new")
+    assert read_record(tmp_path / "mini/new")["status"] == "finished", "nothing was left to resume"
+
+
+def test_resume_refuses_what_it_cannot_mean(config: dict[str, Any], tmp_path: Path) -> None:
+    config["trainer"]["max_epochs"] = 1
+    folder = tmp_path / "mini/done"
+    run(config, folder)
+    with pytest.raises(UserError, match="is finished"):
+        run({**config, "resume": str(folder)}, tmp_path / "new")
+    with pytest.raises(UserError, match="holds no run"):
+        run({**config, "resume": str(tmp_path)}, tmp_path / "new")
+    (folder / RECORD).write_text(json.dumps({**read_record(folder), "status": "interrupted"}))
+    with pytest.raises(UserError, match="seed: 0 then, 1 now"):
+        run({**config, "resume": str(folder), "seed": 1}, tmp_path / "new")
+    (folder / RECORD).write_text('{"status": "interru')
+    with pytest.raises(UserError, match="cannot be read"):
+        run({**config, "resume": str(folder)}, tmp_path / "new")
+
+
+def test_the_same_command_gives_the_same_numbers(config: dict[str, Any], tmp_path: Path) -> None:
+    config["trainer"]["max_epochs"] = 1
+    for name in ("a", "b"):
+        run(config, tmp_path / name)
+    run({**config, "seed": 1}, tmp_path / "c")
+    one, same, other = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in "abc")
+    assert one == same
+    assert one["test/loss"] != other["test/loss"]
+    prints = [read_record(tmp_path / name)["data"]["fingerprints"]["test"] for name in "ac"]
+    assert prints[0] == prints[1], "the seed moves neither test nor val"
+
+
+def test_two_runs_in_one_directory_are_told_apart(config: dict[str, Any], tmp_path: Path) -> None:
+    config["trainer"]["max_epochs"] = 1
+    folder = tmp_path / "mini/now"
+    run(config, folder)
+    before = (folder / "metrics.json").read_text()
+    run({**config, "seed": 1}, folder)
+    assert (folder / "metrics.json").read_text() == before
+    assert read_record(tmp_path / "mini/now_2")["seed"] == 1
+
+
+def test_a_failure_is_recorded_and_raised(config: dict[str, Any], tmp_path: Path) -> None:
+    config["data"]["label"] = "nosuch"
+    with pytest.raises(UserError, match="nosuch"):
+        run(config, tmp_path / "failed")
+    record = read_record(tmp_path / "failed")
+    assert record["status"] == "failed"
+    assert "nosuch" in record["error"]
+
+
+def test_the_test_split_is_not_read_before_the_fit_is_over(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tl_lightning.data import TextFiles
+
+    seen: list[str] = []
+    for split in ("train", "val", "test"):
+        original = getattr(TextFiles, f"{split}_dataloader")
+
+        def spy(self: TextFiles, split: str = split, original: Callable[[TextFiles], Any] = original) -> Any:
+            seen.append(f"{split} at step {self.trainer.global_step if self.trainer else None}")
+            return original(self)
+
+        monkeypatch.setattr(TextFiles, f"{split}_dataloader", spy)
+    config["trainer"]["max_epochs"] = 1
+    run(config, tmp_path / "run")
+    assert [what for what in seen if what.startswith("test")] == [f"test at step {STEPS}"]
+
+
+def test_secrets_on_the_command_line_stay_out_of_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from tl_lightning import record
+
+    typed = ["python", "-m", "tl_lightning", "+experiment=x", "logger.api_key=canary", "data.max_tokens=5"]
+    monkeypatch.setattr(sys, "orig_argv", typed)
+    command = record._command()
+    assert command == "python -m tl_lightning +experiment=x logger.api_key=*** data.max_tokens=5"

@@ -1,0 +1,103 @@
+"""Whether a value may stand for a parameter: by its annotation, and by what the field allows."""
+
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, Union
+
+Rule = tuple[Callable[[float], bool], str]
+AT_LEAST_1: Rule = (lambda x: x >= 1, "at least 1")
+NOT_NEGATIVE: Rule = (lambda x: x >= 0, "0 or more")
+SHARE_BELOW_1: Rule = (lambda x: 0 <= x < 1, "at least 0 and below 1")
+BETWEEN_0_AND_1: Rule = (lambda x: 0 < x < 1, "above 0 and below 1")
+POSITIVE_UP_TO_1: Rule = (lambda x: 0 < x <= 1, "above 0 and at most 1")
+RANGES: dict[str, Rule] = {
+    "lr": (lambda x: 0 < x < 100, "above 0 (for fine-tuning usually 1e-5 to 1e-3)"),
+    "weight_decay": NOT_NEGATIVE,
+    "momentum": SHARE_BELOW_1,
+    "batch_size": AT_LEAST_1,
+    "eval_batch_size": AT_LEAST_1,
+    "max_length": (lambda x: x >= 4, "at least 4 tokens"),
+    "max_epochs": (lambda x: x >= 1 or x == -1, "at least 1, or -1 for no limit"),
+    "accumulate_grad_batches": AT_LEAST_1,
+    "gradient_clip_val": NOT_NEGATIVE,
+    "num_workers": NOT_NEGATIVE,
+    "patience": AT_LEAST_1,
+    "shots": AT_LEAST_1,
+    "hidden": AT_LEAST_1,
+    "dropout": SHARE_BELOW_1,
+    "label_smoothing": SHARE_BELOW_1,
+    "warmup": SHARE_BELOW_1,
+    "threshold": BETWEEN_0_AND_1,
+    "val_fraction": BETWEEN_0_AND_1,
+    "test_fraction": BETWEEN_0_AND_1,
+    "train_fraction": POSITIVE_UP_TO_1,
+    "layer_decay": POSITIVE_UP_TO_1,
+}
+
+
+def matches(value: Any, hint: Any) -> bool:
+    """Whether a plain value may stand for a parameter annotated with ``hint``."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint in (Any, object) or isinstance(hint, typing.TypeVar):
+        return True
+    if isinstance(value, Mapping) and "_target_" in value:
+        return True
+    if origin in (Union, types.UnionType):
+        return any(matches(value, option) for option in inner)
+    if origin is Literal:
+        return any(value == option and type(value) is type(option) for option in inner)
+    if hint is None or hint is type(None):
+        return value is None
+    if isinstance(value, list):
+        return _takes_list(value, hint, origin, inner)
+    kind = origin or hint
+    if isinstance(value, Mapping):
+        return isinstance(kind, type) and issubclass(dict, kind)
+    return _scalar_matches(value, kind)
+
+
+def _takes_list(value: list[Any], hint: Any, origin: Any, inner: tuple[Any, ...]) -> bool:
+    kind = origin or hint
+    if not isinstance(kind, type) or kind is str or not (issubclass(list, kind) or issubclass(tuple, kind)):
+        return False
+    element = [i for i in inner if i is not ...]
+    return not element or all(any(matches(v, e) for e in element) for v in value)
+
+
+def _scalar_matches(value: Any, kind: Any) -> bool:
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if kind in (bool, str):
+        return isinstance(value, kind)
+    return kind is Path and isinstance(value, str)
+
+
+def described(hint: Any) -> str:
+    """An annotation in words."""
+    if isinstance(hint, type):
+        return {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}.get(
+            hint.__name__, hint.__name__
+        )
+    inner = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(map(str, inner))
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return " or ".join("null" if option is type(None) else described(option) for option in inner)
+    if typing.get_origin(hint) is list:
+        return f"a list ([a,b]) of {described(inner[0])}"
+    return str(hint).removeprefix("typing.")
+
+
+def nearest(name: str, legal: Iterable[str]) -> str:
+    """A hint at the nearest legal name, or at all of them."""
+    legal = [n for n in legal if not n.startswith("_")]
+    close = get_close_matches(name, legal, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; it takes: {', '.join(legal)}" if len(legal) <= 30 else ""
