@@ -195,7 +195,7 @@ def test_multirun_tells_of_each_bad_job_and_runs_the_good_one(
     here: Path, words: list[str], command_line: Command
 ) -> None:
     done = command_line(
-        *(*words, "--multirun", "data.train=ragged.csv,latin.csv,train.csv", "logger=csv", "trainer=cpu"),
+        *("--multirun", *words, "data.train=ragged.csv,latin.csv,train.csv", "logger=csv", "trainer=cpu"),
         *("trainer.max_epochs=1", "trainer.enable_progress_bar=false"),
     )
     assert done.returncode == 2, done.stderr

@@ -12,10 +12,11 @@ from transformers import AutoModel
 
 from tests.hub_server import COMMIT, Hub
 from tl_lightning.backbones import HFText
+from tl_lightning.backbones import hub as backbones_hub
 from tl_lightning.backbones.hub import fetch
 from tl_lightning.build import make
 from tl_lightning.check import check
-from tl_lightning.data import HubText
+from tl_lightning.data import HubText, hub_loading
 from tl_lightning.errors import UserError
 
 GPT2 = "openai-community/gpt2"
@@ -113,6 +114,15 @@ def test_hub_away(hub: Hub) -> None:
         fetch(GPT2, None, with_weights=True)
 
 
+def test_hub_that_never_answers(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert backbones_hub.TIMEOUT_S < SECONDS
+    monkeypatch.setattr(backbones_hub, "TIMEOUT_S", 0.2)
+    start = time.monotonic()
+    with hub.away(silent=True), pytest.raises(UserError, match=rf"{GPT2} .* does not answer \(ReadTimeout\)"):
+        fetch(GPT2, None, with_weights=True)
+    assert time.monotonic() - start < 0.4, "asked more than once"
+
+
 @pytest.mark.usefixtures("in_time")
 def test_offline_is_asked_for(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -179,7 +189,16 @@ def test_data_when_the_hub_is_away(hub: Hub, data: Callable[..., HubText]) -> No
         data()
 
 
+def test_data_when_the_hub_never_answers(
+    hub: Hub, data: Callable[..., HubText], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert hub_loading.PROBE_SECONDS < SECONDS
+    monkeypatch.setattr(hub_loading, "PROBE_SECONDS", 0.2)
+    with hub.away(silent=True), pytest.raises(UserError, match=r"the hub cannot be reached \(ReadTimeout\)"):
+        data()
+
+
 def test_data_cut_on_its_way(hub: Hub, data: Callable[..., HubText]) -> None:
-    with hub.cutting("train-00000-of-00001.parquet"), pytest.raises(UserError, match="data.path=nyu-mll/glue"):
+    with hub.cutting("train-00000-of-00001.parquet"), pytest.raises(UserError, match=r"data\.path=nyu-mll/glue"):
         data()
     assert data().summary["rows"]["train"] == 58

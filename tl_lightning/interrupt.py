@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -20,35 +20,43 @@ class Interrupted(BaseException):
 
 
 class StopAtStep(Callback):
-    """Ends a run between two batches once a signal has come; outside the loops a signal ends it at once."""
+    """Leaves a signal that comes inside Lightning's loops to Lightning, which ends them between two steps on all ranks.
+
+    Lightning listens to SIGTERM alone, so Ctrl-C is passed on as one.  Outside the loops, and at the second signal,
+    the run ends at once.
+    """
 
     def __init__(self) -> None:
         self.signum: int | None = None
         self.in_loop = False
+        self._passing_on = False
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
-        """The signal handler; a second signal does not wait for the batch."""
+        """The signal handler."""
+        if self._passing_on:
+            return
         again = self.signum is not None
         self.signum = signum
         if again or not self.in_loop:
             raise Interrupted(signum)
+        if signum != signal.SIGTERM:
+            self._passing_on = True
+            signal.raise_signal(signal.SIGTERM)
+            self._passing_on = False
+
+    def check(self) -> None:
+        """End the run if a signal came too late for the loop to end."""
+        if self.signum is not None:
+            raise Interrupted(self.signum)
 
     def _enter(self, *_: Any, **__: Any) -> None:
         self.in_loop = True
-        if self.signum is not None:
-            raise Interrupted(self.signum)
 
     def _leave(self, *_: Any, **__: Any) -> None:
         self.in_loop = False
 
-    on_train_batch_start = on_train_batch_end = _enter
-    on_validation_batch_start = on_validation_batch_end = _enter
-    on_test_batch_start = on_test_batch_end = _enter
-    on_train_end = on_test_end = on_exception = teardown = _leave
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on a signal waits for the end of the batch."""
-        self.in_loop = True
+    on_train_start = on_test_start = _enter
+    on_train_end = on_test_end = on_exception = _leave
 
 
 @contextmanager

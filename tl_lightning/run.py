@@ -1,6 +1,7 @@
 """One run: fit, test the best checkpoint, write the record."""
 
 import logging
+import signal
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,10 +63,12 @@ def run(config: Mapping[str, Any], folder: Path, tags: Sequence[str] = (), overr
     stop = StopAtStep()
     try:
         with graceful(stop), _quiet():
-            return _fit_and_test(build(config, folder, stop, list(tags)), folder, record, resumed is not None)
-    except (Interrupted, KeyboardInterrupt, SIGTERMException):
+            return _fit_and_test(build(config, folder, stop, list(tags)), folder, record, stop, resumed is not None)
+    except (Interrupted, KeyboardInterrupt, SIGTERMException) as ended:
         record.end("interrupted")
-        raise
+        raise Interrupted(
+            stop.signum or (signal.SIGINT if isinstance(ended, KeyboardInterrupt) else signal.SIGTERM)
+        ) from ended
     except BaseException as fault:
         record.end("failed", error=f"{type(fault).__name__}: {fault}"[:2000])
         raise
@@ -95,7 +98,7 @@ def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
     (folder / CONFIG).write_text(text)
 
 
-def _fit_and_test(parts: Parts, folder: Path, record: Record, resumed: bool) -> float:
+def _fit_and_test(parts: Parts, folder: Path, record: Record, stop: StopAtStep, resumed: bool) -> float:
     task, data, trainer = parts.task, parts.data, parts.trainer
     record.add(
         backbone=task.backbone.identity,
@@ -111,6 +114,7 @@ def _fit_and_test(parts: Parts, folder: Path, record: Record, resumed: bool) -> 
         _drop_curves_after(resume_from, trainer.loggers)
     with _timed(record, "fit"):
         trainer.fit(task, datamodule=data, ckpt_path=resume_from, weights_only=True)
+    stop.check()
     best = parts.best.best_model_path if parts.best else ""
     with _timed(record, "test"), _without_bar(trainer):
         trainer.test(task, datamodule=data, ckpt_path=best or None, verbose=False, weights_only=True)

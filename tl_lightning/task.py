@@ -1,10 +1,11 @@
 """The one LightningModule: batch -> backbone -> head -> objective."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -140,7 +141,7 @@ class TransferTask(LightningModule):
             self.layers(), keywords["lr"], keywords.get("weight_decay", 0.0), self.strategy.layer_decay
         )
         optimizer = self.make_optimizer(groups)
-        schedule = self.make_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        schedule = self.make_schedule(optimizer, total_steps(self.trainer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -176,6 +177,22 @@ class TransferTask(LightningModule):
             "all": sum(p.numel() for p in parameters),
             "trained": sum(p.numel() for p in parameters if p.requires_grad),
         }
+
+
+def total_steps(trainer: Trainer) -> int:
+    """How many steps the optimizer will take.
+
+    Not ``trainer.estimated_stepping_batches``: asked for here, it keeps Lightning from restoring the loader's place
+    on a resume (Lightning issue 20550, open).
+    """
+    data = getattr(trainer, "datamodule", None)
+    if data is None or trainer.max_epochs in (None, -1):
+        return int(trainer.estimated_stepping_batches)
+    batches, limit = len(data.train_dataloader()), trainer.limit_train_batches
+    if limit is not None:
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    steps = math.ceil(batches / trainer.accumulate_grad_batches) * int(trainer.max_epochs)
+    return steps if trainer.max_steps < 0 else min(steps, trainer.max_steps)
 
 
 def _joined(parts: Sequence[Predictions]) -> Predictions:

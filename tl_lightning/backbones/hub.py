@@ -1,10 +1,11 @@
 """Bring a model's files from the hub, the local cache first."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from huggingface_hub import HfApi, errors, snapshot_download
+from huggingface_hub import HfApi, ModelInfo, errors, snapshot_download
 
 from tl_lightning.errors import UserError
 
@@ -12,8 +13,11 @@ PREPARATION = ["*.json", "*.txt", "*.model"]
 SAFE_WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
 PICKLED_WEIGHTS = ["pytorch_model*.bin", "pytorch_model*.bin.index.json"]  # read with weights_only
 ELSEWHERE = ["*/*"]  # other formats (onnx, coreml, ...) live in folders
-HOPELESS = frozenset({"OfflineModeIsEnabled", "ConnectError"})  # no server: trying again only costs time
-TRIES, PAUSE_S, TIMEOUT_S = 4, 0.5, 10.0
+# No server, or one that does not answer the first question: trying again only costs time.
+AWAY = frozenset({"OfflineModeIsEnabled", "ConnectError", "ConnectTimeout"})
+SILENT = frozenset({"ReadTimeout"})
+TRIES, PAUSE_S, LONGEST_PAUSE_S, TIMEOUT_S = 6, 0.5, 4.0, 5.0
+T = TypeVar("T")
 
 
 class Snapshot(NamedTuple):
@@ -56,38 +60,43 @@ def _complete(folder: Path, with_weights: bool) -> bool:
 
 
 def _from_network(name: str, revision: str | None, with_weights: bool) -> Snapshot:
-    for attempt in range(TRIES):
-        try:
-            return _download(name, revision, with_weights)
-        except UserError:
-            raise
-        except Exception as fault:  # the hub's client lets those of its HTTP library through, which changes
-            _refuse_if_final(name, revision, fault)
-            if attempt == TRIES - 1 or type(fault).__name__ in HOPELESS:
-                raise UserError(_unreachable(name, fault)) from fault
-            time.sleep(PAUSE_S * 2**attempt)
-    raise AssertionError("the last try returns or raises")
+    def ask() -> ModelInfo:
+        return HfApi().model_info(name, revision=revision, timeout=TIMEOUT_S)
 
+    def download(at: str | None) -> str:
+        return snapshot_download(
+            name,
+            revision=at,
+            allow_patterns=PREPARATION + (weights if with_weights else []),
+            ignore_patterns=ELSEWHERE,
+            etag_timeout=TIMEOUT_S,
+        )
 
-def _download(name: str, revision: str | None, with_weights: bool) -> Snapshot:
-    try:
-        info = HfApi().model_info(name, revision=revision, timeout=TIMEOUT_S)
-    except errors.HFValidationError as fault:
-        raise UserError(f"backbone.name={name} is neither a folder here nor a hub name of the form ORG/NAME") from fault
+    info = _tried(ask, name, revision, hopeless=AWAY | SILENT)
     files = [sibling.rfilename for sibling in info.siblings or []]
     weights = SAFE_WEIGHTS if any(f.endswith(".safetensors") for f in files) else PICKLED_WEIGHTS
-    # Asking for the name the user gave, not the commit, lets the cache know later what that name stood for.
-    folder = snapshot_download(
-        name,
-        revision=revision,
-        allow_patterns=PREPARATION + (weights if with_weights else []),
-        ignore_patterns=ELSEWHERE,
-        etag_timeout=TIMEOUT_S,
-    )
+    folder = _tried(lambda: download(info.sha), name, revision, hopeless=AWAY)
+    # Asking for the name the user gave lets the cache know later what that name stood for.
+    _tried(lambda: download(revision), name, revision, hopeless=AWAY)
     return Snapshot(Path(folder), info.sha)
 
 
+def _tried(step: Callable[[], T], name: str, revision: str | None, hopeless: frozenset[str]) -> T:
+    """What ``step`` gives, tried again while the hub is only busy; what is there already is not brought again."""
+    for attempt in range(TRIES):
+        try:
+            return step()
+        except Exception as fault:  # the hub's client lets those of its HTTP library through, which changes
+            _refuse_if_final(name, revision, fault)
+            if attempt == TRIES - 1 or type(fault).__name__ in hopeless:
+                raise UserError(_unreachable(name, fault)) from fault
+            time.sleep(min(PAUSE_S * 2**attempt, LONGEST_PAUSE_S))
+    raise AssertionError("the last try returns or raises")
+
+
 def _refuse_if_final(name: str, revision: str | None, fault: Exception) -> None:
+    if isinstance(fault, errors.HFValidationError):
+        raise UserError(f"backbone.name={name} is neither a folder here nor a hub name of the form ORG/NAME") from fault
     if isinstance(fault, errors.RevisionNotFoundError):
         raise UserError(f"backbone.revision={revision}: the hub's {name} has no such branch, tag or commit") from fault
     if isinstance(fault, errors.GatedRepoError):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from tl_lightning.data.base import Batch, Indices
@@ -139,6 +140,8 @@ def text_loader(
         collate_fn=cast("Callable[[Any], Any]", _as_it_is),
         num_workers=num_workers,
         pin_memory=pin_memory,
+        # A loader draws a seed at each pass; from the global state, a resume would go on with other dropout.
+        generator=torch.Generator(),
     )
 
 
