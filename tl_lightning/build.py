@@ -102,13 +102,14 @@ def _trainer(
 ) -> Trainer:
     settings = dict(node)
     settings["precision"] = settings.get("precision") or native_precision(settings.get("accelerator", "auto"))
-    every = settings.get("log_every_n_steps") or LOG_EVERY
-    settings["log_every_n_steps"] = max(1, min(every, len(data.train_dataloader())))  # a short epoch logs too
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32 for the float32 products that remain
     trainer: Trainer = make(settings)(
         callbacks=callbacks, logger=loggers, default_root_dir=folder, use_distributed_sampler=False
     )
+    steps = max(1, len(data.train_dataloader()) // trainer.world_size)
+    every = min(settings.get("log_every_n_steps") or LOG_EVERY, steps)  # a short epoch logs too
+    trainer.log_every_n_steps = every  # type: ignore[attr-defined]
     return trainer
 
 

@@ -157,7 +157,7 @@ class Throughput(Callback):
         sampler = getattr(trainer.train_dataloader, "sampler", None)
         if sampler is not None and hasattr(sampler, "padding"):
             values["train/padding"] = sampler.padding()
-        pl_module.log_dict(values)
+        pl_module.log_dict(values, sync_dist=True)
 
     def _stop_clock(self) -> None:
         self.seconds += time.perf_counter() - self._started

@@ -119,8 +119,8 @@ class TransferTask(LightningModule):
         scorer.reset()
         loss.reset()
         shown = f"{stage}/{self.objective.monitor}"
-        self.log_dict({name: value for name, value in values.items() if name != shown}, sync_dist=False)
-        self.log(shown, values[shown], prog_bar=True)
+        self.log_dict({name: value for name, value in values.items() if name != shown}, sync_dist=True)
+        self.log(shown, values[shown], prog_bar=True, sync_dist=True)
 
     def _scorer(self, stage: str) -> MetricCollection:
         return self.scorers[f"at_{stage}"]  # type: ignore[return-value]
