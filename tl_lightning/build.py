@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import Logger
 
 from tl_lightning.callbacks import Best, Throughput
+from tl_lightning.checkpoints import AsideCheckpointIO
 from tl_lightning.interrupt import StopAtStep
 from tl_lightning.objectives import mode
 from tl_lightning.task import TransferTask
@@ -104,8 +105,13 @@ def _trainer(
     settings["precision"] = settings.get("precision") or native_precision(settings.get("accelerator", "auto"))
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32 for the float32 products that remain
+    plugins = settings.pop("plugins", None) or []
     trainer: Trainer = make(settings)(
-        callbacks=callbacks, logger=loggers, default_root_dir=folder, use_distributed_sampler=False
+        callbacks=callbacks,
+        logger=loggers,
+        default_root_dir=folder,
+        use_distributed_sampler=False,
+        plugins=[AsideCheckpointIO(), *plugins],
     )
     steps = max(1, len(data.train_dataloader()) // trainer.world_size)
     every = min(settings.get("log_every_n_steps") or LOG_EVERY, steps)  # a short epoch logs too
