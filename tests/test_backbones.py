@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -66,7 +67,9 @@ def test_every_parameter_gets_a_gradient(kind: str, tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_changes_nothing(kind: str, tiny: Tiny) -> None:
-    for pooling in POOLINGS:
+    poolings: tuple[Literal["cls", "mean", "last"], ...] = ("cls", "mean", "last")
+    assert set(poolings) == set(POOLINGS)
+    for pooling in poolings:
         backbone = HFText(str(tiny(kind)), pooling=pooling).eval()
         with torch.no_grad():
             plain, padded = backbone(**_inputs(backbone)), backbone(**_inputs(backbone, extra=7))
@@ -124,7 +127,9 @@ def test_roberta_does_not_run_past_its_positions(tiny: Tiny) -> None:
     """Its positions begin after the padding index, so that fewer fit than the table has rows."""
     backbone = HFText(str(tiny("roberta"))).eval()
     longest = backbone.preprocessor.model_max_length
-    table = backbone.model.embeddings.position_embeddings
+    table = backbone.model.get_submodule("embeddings.position_embeddings")
+    assert isinstance(table, torch.nn.Embedding)
+    assert table.padding_idx is not None
     assert longest == table.num_embeddings - table.padding_idx - 1
     ids = torch.full((1, longest), 9)
     assert backbone(input_ids=ids, attention_mask=torch.ones_like(ids)).shape[0] == 1
@@ -152,8 +157,8 @@ def test_a_pickle_with_a_payload_is_refused_and_does_not_run(tiny: Tiny, tmp_pat
     proof = tmp_path / "ran"
 
     class Payload:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return (Path(proof).touch.__func__, (Path(proof),))  # type: ignore[attr-defined]
+        def __reduce__(self) -> tuple[object, tuple[Path]]:
+            return Path.touch, (proof,)
 
     torch.save({"a": Payload()}, tmp_path / "w.bin")
     with pytest.raises(UserError, match="is damaged, or not a safetensors file"):

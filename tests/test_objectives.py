@@ -60,7 +60,7 @@ def test_loss_falls_along_its_gradient(
     objective, truth = kind(), target()
     outputs = _outputs(width).requires_grad_()
     before = objective.losses(outputs, truth).mean()
-    before.backward()
+    before.backward()  # type: ignore[no-untyped-call]
     assert outputs.grad is not None
     after = objective.losses(outputs.detach() - 0.1 * outputs.grad, truth).mean()
     assert after < before

@@ -38,6 +38,9 @@ def _faults(config: Mapping[str, Any]) -> Iterator[str]:
             yield from _node_faults(key, value)
         elif key in SUPPLIED:
             yield f"{key}={value}: a group's name is expected ({key}=NAME), as --help lists them"
+    data = config.get("data")
+    if isinstance(data, Mapping) and None not in (data.get("shots"), data.get("train_fraction")):
+        yield "data.shots and data.train_fraction both say how much to train on: give one of them"
     if config.get("seed", 0) < 0:
         yield f"seed={config['seed']}: 0 or more is expected"
 

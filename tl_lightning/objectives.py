@@ -18,6 +18,9 @@ from torchmetrics import (
 from tl_lightning.errors import UserError
 
 Target = Literal["class", "labels", "number"]
+ClassMetric = Literal["accuracy", "f1", "precision", "recall", "mcc", "auroc", "ece", "loss"]
+LabelMetric = Literal["accuracy", "f1", "precision", "recall", "auroc", "loss"]
+NumberMetric = Literal["mse", "mae", "pearson", "spearman", "loss"]
 LOWER_IS_BETTER = frozenset({"loss", "mse", "mae", "ece"})
 
 
@@ -72,8 +75,8 @@ class MultiClass:
 
     target: ClassVar[Target] = "class"
 
-    def __init__(self, monitor: str = "accuracy", label_smoothing: float = 0.0) -> None:
-        self.monitor = monitor
+    def __init__(self, monitor: ClassMetric = "accuracy", label_smoothing: float = 0.0) -> None:
+        self.monitor: str = monitor
         self.label_smoothing = label_smoothing
 
     def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
@@ -114,8 +117,8 @@ class MultiLabel:
 
     target: ClassVar[Target] = "labels"
 
-    def __init__(self, monitor: str = "f1", threshold: float = 0.5) -> None:
-        self.monitor = monitor
+    def __init__(self, monitor: LabelMetric = "f1", threshold: float = 0.5) -> None:
+        self.monitor: str = monitor
         self.threshold = threshold
 
     def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
@@ -150,8 +153,8 @@ class Regression:
 
     target: ClassVar[Target] = "number"
 
-    def __init__(self, monitor: str = "pearson") -> None:
-        self.monitor = monitor
+    def __init__(self, monitor: NumberMetric = "pearson") -> None:
+        self.monitor: str = monitor
 
     def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
         """(B, 1), (B,) -> (B,)."""

@@ -8,7 +8,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import Logger, WandbLogger
@@ -86,7 +86,7 @@ def wandb(
     config: dict[str, Any],
     project: str = "tl_lightning",
     entity: str | None = None,
-    mode: str | None = None,
+    mode: Literal["online", "offline", "disabled"] | None = None,
 ) -> list[Logger]:
     """``metrics.csv`` and Weights & Biases.
 

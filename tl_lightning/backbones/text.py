@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError
@@ -59,7 +59,7 @@ class HFText(Backbone):
         name: str,
         pretrained: bool = True,
         weights: str | None = None,
-        pooling: str | None = None,
+        pooling: Literal["cls", "mean", "last"] | None = None,
         revision: str | None = None,
         attn_implementation: str | None = None,
         gradient_checkpointing: bool = False,

@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from typing import Literal
 
 from tl_lightning.errors import UserError
 
@@ -13,6 +14,7 @@ _URL = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
 _USER = re.compile(r"(?<![\w@])@\w+")
 _REPEAT = re.compile(r"(.)\1{3,}", re.DOTALL)
 
+Step = Literal["unicode", "html", "urls", "users", "repeats", "whitespace", "lower"]
 STEPS: dict[str, Callable[[str], str]] = {
     "unicode": lambda text: unicodedata.normalize("NFC", text),
     # Tags go first: `&lt;b&gt;` is text about a tag, not a tag.

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import numpy as np
@@ -14,6 +14,7 @@ from tl_lightning.data.base import Indices, Target
 from tl_lightning.data.batching import BucketBatchSampler, TextLoader, text_loader
 from tl_lightning.data.build import Recipe
 from tl_lightning.data.cache import cache_root, open_store
+from tl_lightning.data.clean import Step
 from tl_lightning.data.dataset import TextDataset
 from tl_lightning.data.encoding import Encoder
 from tl_lightning.data.labels import check_known, learn_classes
@@ -49,8 +50,8 @@ class TextData(lightning.LightningDataModule):
     batch_size: int = 32
     eval_batch_size: int | None = None
     max_length: int | None = None
-    clean: list[str] | None = None
-    on_empty: str = "error"
+    clean: list[Step] | None = None
+    on_empty: Literal["error", "drop"] = "error"
     label_separator: str = ","
     val_fraction: float = 0.1
     test_fraction: float = 0.1
