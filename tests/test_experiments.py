@@ -28,6 +28,8 @@ METRICS = {
 SIGNED = {"mcc", "pearson", "spearman"}
 UNBOUNDED = {"mse", "mae", "loss"}
 Compose = Callable[..., dict[str, Any]]
+RunSmall = Callable[..., Path]
+Words = Callable[[str], list[str]]
 
 
 def test_there_are_experiments() -> None:
@@ -51,7 +53,7 @@ def test_composes_and_passes_the_check(name: str, compose: Compose) -> None:
 
 
 @pytest.fixture
-def words(tiny: Callable[[str], Path]) -> Callable[[str], list[str]]:
+def words(tiny: Callable[[str], Path]) -> Words:
     """An experiment with nothing changed but its size, and the weights of the one that needs no hub."""
 
     def words(name: str) -> list[str]:
@@ -70,7 +72,7 @@ def words(tiny: Callable[[str], Path]) -> Callable[[str], list[str]]:
 # With 24 comments for 28 emotions some stand in no comment.
 @pytest.mark.filterwarnings("ignore:No positive samples in targets")
 @pytest.mark.parametrize("name", NAMES)
-def test_runs(name: str, hub: Hub, words: Callable[[str], list[str]], run_small: Callable[..., Path]) -> None:
+def test_runs(name: str, hub: Hub, words: Words, run_small: RunSmall) -> None:
     folder = run_small(*words(name))
     config = yaml.safe_load((folder / "config.yaml").read_text())
     record = json.loads((folder / "run.json").read_text())
@@ -145,8 +147,8 @@ def _check_checkpoints(folder: Path, classes: list[str]) -> None:
 def test_stored_configuration_composes_to_itself(
     tmp_path: Path,
     hub: Hub,
-    words: Callable[[str], list[str]],
-    run_small: Callable[..., Path],
+    words: Words,
+    run_small: RunSmall,
     command_line: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     folder = run_small(*words("roberta_base_mrpc"), "seed=3", "optimizer.lr=3e-5")
@@ -156,3 +158,13 @@ def test_stored_configuration_composes_to_itself(
     assert again.returncode == 0, again.stderr
     del stored["defaults"]
     assert yaml.safe_load(again.stdout) == stored
+
+
+def test_targets_are_those_of_the_source(hub: Hub, words: Words, run_small: RunSmall) -> None:
+    folder = run_small(*words("roberta_base_mrpc"))
+    (source,) = (hub.folder / "datasets/nyu-mll/glue/mrpc").glob("validation-*")
+    labels = pq.read_table(source)["label"].to_pylist()
+    table = pq.read_table(folder / "predictions.parquet").to_pydict()
+    assert table["target"] == [["not_equivalent", "equivalent"][label] for label in labels]
+    scores = zip(table["p_not_equivalent"], table["p_equivalent"], strict=True)
+    assert table["prediction"] == ["equivalent" if yes > no else "not_equivalent" for no, yes in scores]
