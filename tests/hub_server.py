@@ -34,7 +34,7 @@ class Hub:
         self.folder = folder
         self.requests = 0
         self._lock = Lock()
-        self._busy_every = 0
+        self._busy_every = self._busy_first = 0
         self._cut = ""
         self._serve(0)
 
@@ -64,13 +64,13 @@ class Hub:
                 self._serve(self.port)
 
     @contextmanager
-    def busy(self, every: int) -> Iterator[None]:
-        """Every so many requests, counted from here, the answer is 503."""
-        self.requests, self._busy_every = 0, every
+    def busy(self, every: int = 0, first: int = 0) -> Iterator[None]:
+        """Every so many requests, or to the first ones, counted from here, the answer is 503."""
+        self.requests, self._busy_every, self._busy_first = 0, every, first
         try:
             yield
         finally:
-            self._busy_every = 0
+            self._busy_every = self._busy_first = 0
 
     @contextmanager
     def cutting(self, name: str) -> Iterator[None]:
@@ -87,7 +87,7 @@ class Hub:
     def answer(self, path: str, sent: bytes, span: str | None) -> Answer:
         with self._lock:
             self.requests += 1
-            busy = self._busy_every and self.requests % self._busy_every == 0
+            busy = self.requests <= self._busy_first or (self._busy_every and self.requests % self._busy_every == 0)
         if busy:
             return _json({"error": "busy"}, 503)
         path = unquote(urlsplit(path).path)

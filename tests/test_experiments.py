@@ -70,7 +70,6 @@ def words(tiny: Callable[[str], Path]) -> Words:
 
 
 # With 24 comments for 28 emotions some stand in no comment.
-@pytest.mark.filterwarnings("ignore:No positive samples in targets")
 @pytest.mark.parametrize("name", NAMES)
 def test_runs(name: str, hub: Hub, words: Words, run_small: RunSmall) -> None:
     folder = run_small(*words(name))

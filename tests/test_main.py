@@ -68,6 +68,12 @@ def test_what_is_typed_becomes_what_hydra_takes() -> None:
     assert overrides(typed) == taken
 
 
+def test_options_may_stand_between_overrides() -> None:
+    typed = ["experiment=x", "--multirun", "seed=0,1", "--config-dir", "mine", "~callbacks.last"]
+    taken = ["--multirun", "--config-dir", "mine", "+experiment=x", "seed=0,1", "~callbacks.last"]
+    assert overrides(typed) == taken
+
+
 def test_faults_of_ours_are_not_explained_away() -> None:
     assert explained(ValueError("a bug")) is None
     assert explained(UserError("yours")) == "yours"

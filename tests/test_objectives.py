@@ -117,6 +117,18 @@ def test_multilabel_metrics_are_those_of_scikit_learn() -> None:
     assert {name: float(value) for name, value in calculator.compute().items()} == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_class_that_does_not_occur_does_not_lower_auroc() -> None:
+    target = torch.arange(20) % 2  # the third class does not occur
+    perfect = torch.eye(3)[target]
+    multiclass, multilabel = MultiClass().metrics(3), MultiLabel().metrics(3)
+    multiclass.update(perfect, target)
+    multilabel.update(perfect, torch.eye(3)[target])
+    assert multiclass.compute()["auroc"] == multilabel.compute()["auroc"] == 1.0
+    alone = MultiClass().metrics(3)
+    alone.update(perfect[::2], target[::2])
+    assert alone.compute()["auroc"].isnan(), "one class alone cannot be ranked"
+
+
 def test_regression_metrics_are_those_of_scipy() -> None:
     objective, outputs, truth = Regression(), _outputs(1), _number_target()
     calculator = objective.metrics(1)

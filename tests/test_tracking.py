@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import wandb
 
-from tl_lightning import tracking
+from tl_lightning import tracking, wandb_run
 from tl_lightning.run import run
 
 Tiny = Callable[[str], Path]
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:wandb")
 @pytest.fixture(autouse=True)
 def _no_run_left() -> Iterator[None]:
     yield
-    tracking.finish()
+    wandb_run.finish()
 
 
 def test_a_key_without_a_server_keeps_the_run_offline_at_once(
@@ -33,7 +33,9 @@ def test_a_key_without_a_server_keeps_the_run_offline_at_once(
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
         monkeypatch.delenv("WANDB_MODE")
-        tracking.wandb(tmp_path, "a", "g", [], {})
+        _, logger = tracking.wandb(tmp_path, "a", "g", [], {})
+    assert isinstance(logger, wandb_run.InBackground)
+    assert logger.facts()["url"] is None
     assert wandb.run is not None
     assert wandb.run.offline
     assert "does not answer" in caplog.text
@@ -44,14 +46,14 @@ def test_without_a_key_no_server_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("asked a server"))
-    assert not tracking._reachable()
+    assert not wandb_run.reachable()
 
 
 def test_a_server_with_a_key_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-        assert tracking._reachable()
+        assert wandb_run.reachable()
 
 
 def _inspect(folder: Path, *words: str) -> str:

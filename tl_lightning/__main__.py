@@ -75,7 +75,12 @@ def overrides(words: list[str]) -> list[str]:
         if words[0] not in COMMANDS:
             raise UserError(f"There is no command {words[0]}; there is: {', '.join(COMMANDS)}")
         words = words[1:]
-    return [_override(word) for word in words]
+    # argparse takes the overrides only in one piece: options such as --multirun go before them.
+    return sorted(map(_override, words), key=_is_override)
+
+
+def _is_override(word: str) -> bool:
+    return not word.startswith("-") and ("=" in word or word.startswith(("+", "~")))
 
 
 def _override(word: str) -> str:

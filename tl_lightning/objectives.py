@@ -1,6 +1,7 @@
 """Objectives: what is learned.  Each knows its loss, its metrics and how outputs become predictions."""
 
 import warnings
+from collections.abc import Callable
 from typing import ClassVar, Literal, Protocol
 
 import torchmetrics.classification as tmc
@@ -14,6 +15,7 @@ from torchmetrics import (
     PearsonCorrCoef,
     SpearmanCorrCoef,
 )
+from torchmetrics.utilities import dim_zero_cat
 
 from tl_lightning.errors import UserError
 
@@ -22,6 +24,37 @@ ClassMetric = Literal["accuracy", "f1", "precision", "recall", "mcc", "auroc", "
 LabelMetric = Literal["accuracy", "f1", "precision", "recall", "auroc", "loss"]
 NumberMetric = Literal["mse", "mae", "pearson", "spearman", "loss"]
 LOWER_IS_BETTER = frozenset({"loss", "mse", "mae", "ece"})
+
+
+class ClassAUROC(tmc.MulticlassAUROC):
+    """One-against-rest AUROC, averaged over the classes that occur; torchmetrics counts an absent one as 0."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes, average="none", validate_args=False)
+
+    def compute(self) -> Tensor:  # type: ignore[override]  # torchmetrics' own AUROC says so of itself too
+        """() in 0 to 1, or NaN where no class can be ranked."""
+        return _mean_over_present(super().compute, F.one_hot(dim_zero_cat(self.target), self.num_classes))
+
+
+class LabelAUROC(tmc.MultilabelAUROC):
+    """AUROC per label, averaged over the labels that occur and do not always occur."""
+
+    def __init__(self, num_labels: int) -> None:
+        super().__init__(num_labels, average="none", validate_args=False)
+
+    def compute(self) -> Tensor:  # type: ignore[override]
+        """() in 0 to 1, or NaN where no label can be ranked."""
+        return _mean_over_present(super().compute, dim_zero_cat(self.target))
+
+
+def _mean_over_present(compute: Callable[[], Tensor], target: Tensor) -> Tensor:
+    """``target`` (N, C) says which columns have both positives and negatives."""
+    with warnings.catch_warnings():  # about the absent ones, which are left out here
+        warnings.simplefilter("ignore")
+        values = compute()
+    positives = target.sum(dim=0)
+    return values[(positives > 0) & (positives < len(target))].mean()
 
 
 class Objective(Protocol):
@@ -69,8 +102,8 @@ class MultiClass:
     """One class per sample: softmax cross-entropy.
 
     ``label_smoothing`` moves that share of the target's mass to all classes evenly (Szegedy et al., 2016,
-    arXiv:1512.00567).  Precision, recall, F1 and AUROC are macro averages; ECE has 15 equal-width bins
-    (Guo et al., 2017, arXiv:1706.04599).
+    arXiv:1512.00567).  Precision, recall, F1 and AUROC are macro averages over the classes that
+    occur; ECE has 15 equal-width bins (Guo et al., 2017, arXiv:1706.04599).
     """
 
     target: ClassVar[Target] = "class"
@@ -102,7 +135,7 @@ class MultiClass:
                 "precision": tmc.MulticlassPrecision(n, average="macro", validate_args=False),
                 "recall": tmc.MulticlassRecall(n, average="macro", validate_args=False),
                 "mcc": tmc.MulticlassMatthewsCorrCoef(n, validate_args=False),
-                "auroc": tmc.MulticlassAUROC(n, validate_args=False),
+                "auroc": ClassAUROC(n),
                 "ece": tmc.MulticlassCalibrationError(n, n_bins=15, validate_args=False),
             },
         )
@@ -112,7 +145,8 @@ class MultiLabel:
     """Any number of labels per sample: a sigmoid and binary cross-entropy per label, averaged over labels.
 
     A label is predicted where its probability reaches ``threshold``.  ``accuracy`` is the share of samples whose
-    labels are all right (subset accuracy); the others are macro averages over labels.
+    labels are all right (subset accuracy); the others are macro averages over labels.  A label that does not occur
+    counts as 0 in precision, recall and F1, as in scikit-learn, and is left out of AUROC.
     """
 
     target: ClassVar[Target] = "labels"
@@ -143,7 +177,7 @@ class MultiLabel:
                 "f1": tmc.MultilabelF1Score(n, threshold=at, validate_args=False),
                 "precision": tmc.MultilabelPrecision(n, threshold=at, validate_args=False),
                 "recall": tmc.MultilabelRecall(n, threshold=at, validate_args=False),
-                "auroc": tmc.MultilabelAUROC(n, validate_args=False),
+                "auroc": LabelAUROC(n),
             },
         )
 

@@ -1,6 +1,7 @@
 """The run record: what was run, on what, and what came out."""
 
 import json
+import math
 import os
 import platform
 import resource
@@ -32,8 +33,18 @@ SECRETS = ("key", "token", "secret", "password")
 def write_json(path: Path, content: Any) -> None:
     """Write aside, then rename: a reader never sees half a file."""
     aside = path.with_name(path.name + ".tmp")
-    aside.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+    text = json.dumps(_valid(content), indent=2, ensure_ascii=False, default=str, allow_nan=False)
+    aside.write_text(text + "\n")
     aside.replace(path)
+
+
+def _valid(content: Any) -> Any:
+    """The same with null for NaN and infinity, for which JSON has no word."""
+    if isinstance(content, Mapping):
+        return {key: _valid(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_valid(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 class Record:

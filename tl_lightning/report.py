@@ -16,9 +16,14 @@ def aligned(rows: Iterable[Sequence[str]], left: int = 1) -> str:
     return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
-def interval(bounds: Sequence[float] | None) -> str:
+def interval(bounds: Sequence[float | None] | None) -> str:
     """A 95% interval in words."""
-    return f"{bounds[0]:.4f} to {bounds[1]:.4f}" if bounds else ""
+    return f"{number(bounds[0])} to {number(bounds[1])}" if bounds else ""
+
+
+def number(value: float | None) -> str:
+    """Four digits; empty where a metric is not there or, as a record says it, not a number."""
+    return "" if value is None else f"{value:.4f}"
 
 
 def result_table(metrics: Mapping[str, float], intervals: Mapping[str, Sequence[float]], samples: int) -> str:
@@ -27,8 +32,7 @@ def result_table(metrics: Mapping[str, float], intervals: Mapping[str, Sequence[
     for name, value in metrics.items():
         stage, _, short = name.partition("/")
         if stage == "test":
-            val = metrics.get(f"val/{short}")
-            rows.append((short, f"{value:.4f}", interval(intervals.get(name)), "" if val is None else f"{val:.4f}"))
+            rows.append((short, number(value), interval(intervals.get(name)), number(metrics.get(f"val/{short}"))))
     return f"{aligned(rows)}\n(intervals: bootstrap over the {samples} test samples, one seed)"
 
 

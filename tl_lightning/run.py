@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from tl_lightning import predictions, report, tracking
+from tl_lightning import predictions, report, tracking, wandb_run
 from tl_lightning.bootstrap import intervals
 from tl_lightning.build import Parts, build
 from tl_lightning.errors import UserError
@@ -73,7 +72,7 @@ def run(config: Mapping[str, Any], folder: Path, tags: Sequence[str] = (), overr
         record.end("failed", error=f"{type(fault).__name__}: {fault}"[:2000])
         raise
     finally:
-        tracking.finish()
+        wandb_run.finish()
 
 
 def _claimed(folder: Path) -> Path:
@@ -105,7 +104,6 @@ def _fit_and_test(parts: Parts, folder: Path, record: Record, stop: StopAtStep, 
         data={"fingerprint": data.fingerprint, **data.summary},
         device=_device(trainer),
         precision=str(trainer.precision),
-        wandb=_wandb(trainer),
     )
     record.add_duration("build", time.time() - record.started)
     last = folder / "checkpoints" / "last.ckpt"
@@ -145,9 +143,9 @@ def _write_results(parts: Parts, folder: Path, record: Record) -> None:
     table = predictions.columns(tested, objective, task.classes)
     predictions.write(folder / "predictions.parquet", table)
     write_json(folder / "metrics.json", metrics)
-    texts = parts.data.texts("test", table["id"][: tracking.MOST_ROWS])
-    tracking.log_test(trainer.loggers, table, texts, task.classes)
-    throughput = parts.throughput
+    texts = parts.data.texts("test", table["id"][: wandb_run.MOST_ROWS])
+    wandb_run.log_test(trainer.loggers, table, texts, task.classes)
+    throughput, tracked = parts.throughput, _wandb(trainer)
     record.end(
         "finished",
         metrics=metrics,
@@ -159,8 +157,9 @@ def _write_results(parts: Parts, folder: Path, record: Record) -> None:
         seconds_to_first_step=round(throughput.first_step - record.started, 3) if throughput.first_step else None,
         parameters=task.parameter_counts(),
         peak_memory_bytes=peak_memory_bytes(),
+        wandb=tracked,
     )
-    print(f"\n{report.result_table(metrics, spread, len(tested.rows))}\n\n{report.farewell(folder, _wandb(trainer))}")
+    print(f"\n{report.result_table(metrics, spread, len(tested.rows))}\n\n{report.farewell(folder, tracked)}")
 
 
 def _device(trainer: Any) -> str:
@@ -170,12 +169,8 @@ def _device(trainer: Any) -> str:
 
 
 def _wandb(trainer: Any) -> dict[str, Any] | None:
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            experiment = logger.experiment
-            url = None if experiment.offline else experiment.url
-            return {"id": experiment.id, "url": url, "folder": str(Path(experiment.dir).parent)}
-    return None
+    found = (logger for logger in trainer.loggers if isinstance(logger, wandb_run.InBackground))
+    return next((logger.facts() for logger in found), None)
 
 
 @contextmanager

@@ -2,10 +2,11 @@
 
 import logging
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tl_lightning.errors import UserError
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 PROBE_SECONDS = 5.0
 """How long the hub may take to answer before the local cache is used."""
+PAUSES = (0.5, 1.0, 2.0, 4.0, 4.0)
+"""Seconds before each new try while the hub is busy."""
+T = TypeVar("T")
 _HOW = "Type data.path=ORG/NAME, for example data.path=nyu-mll/glue, or a folder."
 
 
@@ -60,8 +64,9 @@ def _probe(path: str, revision: str | None) -> tuple[str | None, str | None]:
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
+    hub = huggingface_hub.HfApi()
     try:
-        return huggingface_hub.HfApi().dataset_info(path, revision=revision, timeout=PROBE_SECONDS).sha, None
+        return _tried(lambda: hub.dataset_info(path, revision=revision, timeout=PROBE_SECONDS)).sha, None
     except HFValidationError:
         raise UserError(f"data.path={path} is neither a folder nor the name of a data set: {_HOW}") from None
     except RevisionNotFoundError:
@@ -78,13 +83,32 @@ def _load(path: str, subset: str | None, revision: str | None, away: str | None)
     import datasets
 
     try:
-        found: DatasetDict = datasets.load_dataset(path, subset, revision=revision)
-        return found
+        return _tried(lambda: datasets.load_dataset(path, subset, revision=revision))
     except Exception as fault:
         _explain_subset(path, subset, revision)
         if away is not None:
             raise UserError(_bring(path, subset, away)) from fault
         raise UserError(f"data.path={path} cannot be loaded: {str(fault).splitlines()[0]}") from fault
+
+
+def _tried(step: Callable[[], T]) -> T:
+    """What `step` gives, tried again while the hub answers that it is busy; what came is kept."""
+    for pause in PAUSES:
+        try:
+            return step()
+        except Exception as fault:
+            if not _busy(fault):
+                raise
+            time.sleep(pause)
+    return step()
+
+
+def _busy(fault: BaseException | None) -> bool:
+    while fault is not None:
+        if getattr(getattr(fault, "response", None), "status_code", 0) in (429, 500, 502, 503, 504):
+            return True
+        fault = fault.__cause__ or fault.__context__
+    return False
 
 
 def _explain_subset(path: str, subset: str | None, revision: str | None) -> None:

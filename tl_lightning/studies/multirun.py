@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from tl_lightning.errors import UserError
 from tl_lightning.record import RECORD, read_record
-from tl_lightning.report import aligned, interval
+from tl_lightning.report import aligned, interval, number
 
 
 class Summary(Callback):
@@ -31,8 +31,8 @@ def summary(folder: Path) -> str:
         return ""
     metric = next((_metric(record) for record in records.values() if _metric(record)), "")
     heading = ("job", "", "status", f"test {metric}", "95% interval", f"val {metric}")
-    typed = [set(record.get("overrides", [])) for record in records.values()]
-    common = set.intersection(*typed)
+    typed = [set(record["overrides"]) for record in records.values() if "overrides" in record]
+    common = set.intersection(*typed) if typed else set()
     return aligned([heading, *(_row(name, record, common) for name, record in records.items())], left=2)
 
 
@@ -54,7 +54,7 @@ def _metric(record: Mapping[str, Any]) -> str:
 def _row(name: str, record: Mapping[str, Any], common: Set[str]) -> tuple[str, ...]:
     metrics, metric = record.get("metrics", {}), _metric(record)
     own = " ".join(word for word in record.get("overrides", []) if word not in common)
-    test, val = (f"{metrics[key]:.4f}" if key in metrics else "" for key in (f"test/{metric}", f"val/{metric}"))
+    test, val = (number(metrics.get(key)) for key in (f"test/{metric}", f"val/{metric}"))
     return (
         name,
         own,
