@@ -4,12 +4,17 @@ import csv
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tl_lightning.errors import UserError
@@ -112,6 +117,9 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(
     assert (straight / "metrics.json").read_text() == (stopped / "metrics.json").read_text()
     assert (straight / "predictions.parquet").read_bytes() == (stopped / "predictions.parquet").read_bytes()
     assert _curves(straight) == _curves(stopped)
+    assert {"train/loss", "train/padding", "val/accuracy", "test/accuracy"} <= {
+        name for _, name, _ in _curves(straight)
+    }
 
 
 def test_auto_resumes_the_newest_unfinished_run_of_the_same_configuration(
@@ -147,6 +155,22 @@ def test_resume_refuses_what_it_cannot_mean(config: dict[str, Any], tmp_path: Pa
     (folder / RECORD).write_text('{"status": "interru')
     with pytest.raises(UserError, match="cannot be read"):
         run({**config, "resume": str(folder)}, tmp_path / "new")
+
+
+def test_a_run_that_is_running_is_not_resumed(config: dict[str, Any], tmp_path: Path) -> None:
+    config["trainer"]["max_epochs"] = 1
+    folder = tmp_path / "mini/busy"
+    run(config, folder)
+    with subprocess.Popen(["sleep", "60"]) as other:
+        alive = {"host": socket.gethostname(), "pid": other.pid}
+        (folder / RECORD).write_text(json.dumps({**read_record(folder), "status": "running", "process": alive}))
+        with pytest.raises(UserError, match=f"is running, as process {other.pid}"):
+            run({**config, "resume": str(folder)}, tmp_path / "new")
+        run({**config, "resume": "auto"}, tmp_path / "mini/new")
+        assert read_record(tmp_path / "mini/new")["status"] == "finished", "auto starts a run of its own"
+        other.kill()
+    run({**config, "resume": str(folder)}, tmp_path / "unused")
+    assert read_record(folder)["status"] == "finished"
 
 
 def test_the_same_command_gives_the_same_numbers(config: dict[str, Any], tmp_path: Path) -> None:
@@ -200,11 +224,48 @@ def test_the_test_split_is_not_read_before_the_fit_is_over(
 
 
 def test_secrets_on_the_command_line_stay_out_of_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     from tl_lightning import record
 
     typed = ["python", "-m", "tl_lightning", "+experiment=x", "logger.api_key=canary", "data.max_tokens=5"]
     monkeypatch.setattr(sys, "orig_argv", typed)
     command = record._command()
     assert command == "python -m tl_lightning +experiment=x logger.api_key=*** data.max_tokens=5"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_the_command(config: dict[str, Any], tmp_path: Path, signum: int, code: int) -> None:
+    """The real process, stopped in mid-training, then resumed by the same command with resume=auto."""
+    settings = {**config, "trainer": {**config["trainer"], "max_epochs": 40}}
+    folder = tmp_path / "conf"
+    folder.mkdir()
+    (folder / "job.yaml").write_text(
+        yaml.safe_dump({"defaults": ["run_config", "hydra_settings", "_self_"], **settings})
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "tl_lightning",
+        "--config-path",
+        str(folder),
+        "--config-name",
+        "job",
+        "resume=auto",
+    ]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        for _ in range(600):
+            if list(tmp_path.glob("mini/*/checkpoints/last.ckpt")):
+                break
+            time.sleep(0.1)
+        process.send_signal(signum)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert f"Interrupted by {signal.Signals(signum).name}" in told
+    assert "Traceback" not in told
+    (record,) = tmp_path.glob("mini/*/run.json")
+    assert read_record(record.parent)["status"] == "interrupted"
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert read_record(record.parent)["status"] == "finished"
+    assert read_record(record.parent)["steps"] == 40 * STEPS
+    assert list(tmp_path.glob("mini/*")) == [record.parent]

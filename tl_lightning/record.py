@@ -5,6 +5,7 @@ import math
 import os
 import platform
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -30,12 +31,17 @@ PROGRAMS = ("tl_lightning", "tl-lightning")
 SECRETS = ("key", "token", "secret", "password")
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write aside, then rename: a reader never sees half a file."""
     aside = path.with_name(path.name + ".tmp")
-    text = json.dumps(_valid(content), indent=2, ensure_ascii=False, default=str, allow_nan=False)
-    aside.write_text(text + "\n")
+    aside.write_text(text)
     aside.replace(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON as ``write_text`` does."""
+    text = json.dumps(_valid(content), indent=2, ensure_ascii=False, default=str, allow_nan=False)
+    write_text(path, text + "\n")
 
 
 def _valid(content: Any) -> Any:
@@ -69,6 +75,7 @@ class Record:
             "command": _command(),
             "git": git_state(Path.cwd()),
             "versions": versions(),
+            "process": {"host": socket.gethostname(), "pid": os.getpid()},
             "host": {
                 "platform": platform.platform(),
                 "python": platform.python_version(),
@@ -108,6 +115,20 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{folder / RECORD} does not hold a record")
     return content
+
+
+def still_runs(record: Mapping[str, Any]) -> bool:
+    """Whether the process of a record that says ``running`` lives; only known on the machine where it runs."""
+    process = record.get("process") or {}
+    if record.get("status") != "running" or process.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(int(process["pid"]), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:  # somebody else's process
+        return True
+    return int(process["pid"]) != os.getpid()
 
 
 def _timestamp(seconds: float) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from tl_lightning.errors import UserError
-from tl_lightning.record import RECORD, read_record
+from tl_lightning.record import RECORD, read_record, still_runs
 
 AUTO = "auto"
 CONFIG = "config.yaml"
@@ -26,8 +26,11 @@ def resumed_folder(config: Mapping[str, Any]) -> Path | None:
     if wanted == AUTO:
         return next(_unfinished(config), None)
     folder = Path(wanted)
-    if read_record(folder).get("status") == "finished":
+    record = read_record(folder)
+    if record.get("status") == "finished":
         raise UserError(f"resume={wanted}: this run is finished; leave resume out to start a new one")
+    if still_runs(record):
+        raise UserError(f"resume={wanted}: this run is running, as process {record['process']['pid']}")
     differences = _differences(_stored(folder), config)
     if differences:
         raise UserError(
@@ -42,7 +45,8 @@ def _unfinished(config: Mapping[str, Any]) -> Iterator[Path]:
     records = [*root.glob(f"{name}/*/{RECORD}"), *root.glob(f"multirun/{name}/*/*/{RECORD}")]
     for record in sorted(records, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
-            unfinished = read_record(record.parent).get("status") != "finished"
+            content = read_record(record.parent)
+            unfinished = content.get("status") != "finished" and not still_runs(content)
             if unfinished and not _differences(_stored(record.parent), config):
                 yield record.parent
         except UserError:

@@ -1,6 +1,7 @@
 """One run: fit, test the best checkpoint, write the record."""
 
 import logging
+import os
 import signal
 import time
 import warnings
@@ -19,11 +20,19 @@ from tl_lightning.bootstrap import intervals
 from tl_lightning.build import Parts, build
 from tl_lightning.errors import UserError
 from tl_lightning.interrupt import Interrupted, StopAtStep, graceful
-from tl_lightning.record import RECORD, Record, peak_memory_bytes, write_json
+from tl_lightning.record import RECORD, Record, peak_memory_bytes, write_json, write_text
 from tl_lightning.resume import CONFIG, resumed_folder
 
 log = logging.getLogger(__name__)
 
+RUN_DIR = "TL_LIGHTNING_RUN_DIR"  # set by the first process of a run for those it starts
+MOST_BESIDE = 1000
+EXPECTED = (  # warnings of Lightning's that do not apply here
+    r".*does not have many workers.*",  # batches come from a memory-mapped cache: workers only cost (measured)
+    r".*module\(s\) in eval mode at the start of training.*",  # frozen means eval mode: the strategy sets it
+    r"Checkpoint directory .* exists and is not empty.*",  # a resume goes on in its own directory
+    r".*isinstance\(treespec, LeafSpec\).*",  # between Lightning and a newer torch
+)
 CHATTY = ("httpx", "httpx2", "filelock")  # one line for each request
 HEADER = """\
 # The whole configuration of this run.  To run it again:
@@ -47,40 +56,53 @@ def run(config: Mapping[str, Any], folder: Path, tags: Sequence[str] = (), overr
         UserError: of configuration, data or surroundings.
         Interrupted: a signal came; ``last.ckpt`` is saved.
     """
-    resumed = resumed_folder(config)
-    folder = resumed or _claimed(folder)
+    folder, resumed = _place(config, folder)
     record = Record(
-        folder,
-        {"name": config["name"], "seed": config["seed"], "overrides": list(overrides)},
-        resumed=resumed is not None,
+        folder, {"name": config["name"], "seed": config["seed"], "overrides": list(overrides)}, resumed=resumed
     )
-    if getattr(rank_zero_only, "rank", 0) == 0:
+    if _first_rank():
         _write_config(folder, config)
         record.add()
     else:
         record.add = lambda **_: None  # type: ignore[method-assign]
-    stop = StopAtStep()
+    stop, done = StopAtStep(), False
     try:
         with graceful(stop), _quiet():
-            return _fit_and_test(build(config, folder, stop, list(tags)), folder, record, stop, resumed is not None)
+            value = _fit_and_test(build(config, folder, stop, list(tags)), folder, record, stop, resumed)
+        done = True
+        return value
     except (Interrupted, KeyboardInterrupt, SIGTERMException) as ended:
         record.end("interrupted")
-        raise Interrupted(
-            stop.signum or (signal.SIGINT if isinstance(ended, KeyboardInterrupt) else signal.SIGTERM)
-        ) from ended
+        asked = signal.SIGINT if isinstance(ended, KeyboardInterrupt) else signal.SIGTERM
+        raise Interrupted(stop.signum or asked) from ended
     except BaseException as fault:
         record.end("failed", error=f"{type(fault).__name__}: {fault}"[:2000])
         raise
     finally:
-        wandb_run.finish()
+        wandb_run.finish(failed=not done)
+
+
+def _first_rank() -> bool:
+    return not getattr(rank_zero_only, "rank", 0)
+
+
+def _place(config: Mapping[str, Any], folder: Path) -> tuple[Path, bool]:
+    """The run directory, and whether a run goes on there; processes started by the first one follow it."""
+    if not _first_rank() and RUN_DIR in os.environ:
+        settled, resumed = Path(os.environ[RUN_DIR]), config["resume"] is not None
+    else:
+        found = resumed_folder(config)
+        settled, resumed = found or _claimed(folder), found is not None
+    os.environ[RUN_DIR] = str(settled.resolve())
+    return settled, resumed
 
 
 def _claimed(folder: Path) -> Path:
     """Make the run directory, or one beside it if another run has just taken it."""
     folder.mkdir(parents=True, exist_ok=True)
-    if getattr(rank_zero_only, "rank", 0):
+    if not _first_rank():
         return folder
-    for number in range(1, 1000):
+    for number in range(1, MOST_BESIDE):
         own = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
         try:
             own.mkdir(exist_ok=True)
@@ -88,13 +110,13 @@ def _claimed(folder: Path) -> Path:
         except FileExistsError:
             continue
         return own
-    raise UserError(f"{folder} and 999 folders beside it are taken")
+    raise UserError(f"{folder} and {MOST_BESIDE} folders beside it are taken")
 
 
 def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
     stored = {"defaults": ["run_config", "hydra_settings", "_self_"], **config, "resume": None}
     text = HEADER.format(folder.resolve()) + yaml.safe_dump(stored, sort_keys=False, allow_unicode=True)
-    (folder / CONFIG).write_text(text)
+    write_text(folder / CONFIG, text)
 
 
 def _fit_and_test(parts: Parts, folder: Path, record: Record, stop: StopAtStep, resumed: bool) -> float:
@@ -188,9 +210,11 @@ def _without_bar(trainer: Any) -> Iterator[None]:
     bar = trainer.progress_bar_callback
     if bar is not None:
         bar.disable()
-    yield
-    if bar is not None:
-        bar.enable()
+    try:
+        yield
+    finally:
+        if bar is not None:
+            bar.enable()
 
 
 @contextmanager
@@ -202,15 +226,11 @@ def _quiet() -> Iterator[None]:
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
     lightning.propagate = False  # it prints by itself; Hydra's handler would print the same again
-    with warnings.catch_warnings():
-        # Batches come from a memory-mapped cache: a worker process would only cost (measured).
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        # Frozen means eval mode: the strategy sets it.
-        warnings.filterwarnings("ignore", r".*module\(s\) in eval mode at the start of training.*")
-        # A resume goes on in its own directory.
-        warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty.*")
-        # Between Lightning and a newer torch; nothing a user could do.
-        warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*")
-        yield
-    tips.setLevel(level)
-    lightning.propagate = propagate
+    try:
+        with warnings.catch_warnings():
+            for message in EXPECTED:
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        tips.setLevel(level)
+        lightning.propagate = propagate

@@ -148,10 +148,10 @@ def _cell(value: Any) -> Any:
     return ", ".join(value) if isinstance(value, list) else value
 
 
-def finish() -> None:
-    """End the W&B run, so that the next run in this process gets its own."""
+def finish(failed: bool = False) -> None:
+    """End the W&B run, so that the next run in this process gets its own; ``failed`` shows there as such."""
     wait(STARTING)
     STARTING.clear()
     module = sys.modules.get("wandb")
     if module is not None and module.run is not None:
-        module.finish()
+        module.finish(exit_code=int(failed))
