@@ -112,9 +112,7 @@ def run_small(compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(bootstrap, "RESAMPLES", 5)
 
     def run_small(*words: str) -> Path:
-        config = compose(*SMALL, *words)
-        check(config)
-        run(config, tmp_path / "run")
+        run(check(compose(*SMALL, *words)), tmp_path / "run")
         return tmp_path / "run"
 
     return run_small

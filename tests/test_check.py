@@ -7,7 +7,7 @@ import pytest
 
 from tl_lightning.check import check
 from tl_lightning.errors import UserError
-from tl_lightning.targets import ALLOW_VARIABLE, complete, locate
+from tl_lightning.targets import ALLOW_VARIABLE, locate
 from tl_lightning.values import matches
 
 Compose = Callable[..., dict[str, Any]]
@@ -130,11 +130,11 @@ def test_matches(value: object, hint: object, fits: bool) -> None:
 
 def test_a_completed_configuration_says_what_was_left_to_the_defaults(compose: Compose) -> None:
     config = compose("+experiment=bert_sst2", "data.batch_size=8")
-    full = complete(config)
+    full = check(config)
     check(full)
     assert full["data"]["batch_size"] == 8
     assert full["data"]["split_seed"] == 0
     assert full["schedule"]["warmup"] == 0.1
     assert full["optimizer"]["betas"] == [0.9, 0.999]
     assert "preprocessor" not in full["data"]
-    assert complete(full) == full
+    assert check(full) == full

@@ -74,6 +74,7 @@ def words(tiny: Callable[[str], Path]) -> Words:
 def test_runs(name: str, hub: Hub, words: Words, run_small: RunSmall) -> None:
     folder = run_small(*words(name))
     config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["schedule"]["warmup"] == 0.1, "what was left to the defaults is said too"
     record = json.loads((folder / "run.json").read_text())
     metrics = json.loads((folder / "metrics.json").read_text())
     objective = config["objective"]["_target_"].rpartition(".")[2]

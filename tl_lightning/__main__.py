@@ -138,7 +138,7 @@ def _job(cfg: DictConfig) -> float:
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     from tl_lightning.check import check
 
-    check(config)
+    config = check(config)
     from tl_lightning.run import run
 
     hydra_config = HydraConfig.get()

@@ -6,18 +6,21 @@ from typing import Any
 
 from tl_lightning.config import RunConfig
 from tl_lightning.errors import UserError
-from tl_lightning.targets import SPECIAL, SUPPLIED, hints, locate, open_ended, parameters
+from tl_lightning.targets import SPECIAL, SUPPLIED, complete, hints, locate, open_ended, parameters
 from tl_lightning.values import RANGES, described, matches, nearest
 
 ROOT = tuple(RunConfig.__dataclass_fields__)
 MISSING = "???"
 
 
-def check(config: Mapping[str, Any]) -> None:
+def check(config: Mapping[str, Any]) -> dict[str, Any]:
     """Compare every node that has a ``_target_`` with the signature behind it.
 
     Args:
         config: the resolved configuration as plain containers.
+
+    Returns:
+        The configuration with the defaults of the signatures filled in, so that it says all that will be used.
 
     Raises:
         UserError: there are faults; lists all of them, each with the nearest legal name.
@@ -26,6 +29,7 @@ def check(config: Mapping[str, Any]) -> None:
     if faults:
         count = f"{len(faults)} faults" if len(faults) > 1 else "a fault"
         raise UserError(f"The configuration has {count}:\n" + "\n".join(f"  {fault}" for fault in faults))
+    return complete(config)
 
 
 def _faults(config: Mapping[str, Any]) -> Iterator[str]:

@@ -132,6 +132,13 @@ def _fit_and_test(parts: Parts, folder: Path, record: Record, stop: StopAtStep, 
     resume_from = last if resumed and last.exists() else None
     if resumed and trainer.is_global_zero:
         _drop_curves_after(resume_from, trainer.loggers)
+    rows = data.summary["rows"]
+    log.info(
+        "%s train, %s val, %s test rows; %s, %s",
+        *(rows[split] for split in ("train", "val", "test")),
+        _device(trainer),
+        trainer.precision,
+    )
     with _timed(record, "fit"):
         trainer.fit(task, datamodule=data, ckpt_path=resume_from, weights_only=True)
     stop.check()

@@ -89,7 +89,7 @@ def open_ended(part: Callable[..., Any]) -> bool:
 
 
 def complete(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """A checked configuration with the defaults of the signatures filled in, so that it says all that was used."""
+    """A checked configuration with the defaults of the signatures filled in."""
     full = {key: complete(v, f"{path}{key}.") if isinstance(v, Mapping) else v for key, v in config.items()}
     if "_target_" in config:
         for name, parameter in parameters(path, config, locate(config["_target_"])).items():

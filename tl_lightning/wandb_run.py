@@ -46,8 +46,9 @@ class InBackground(Logger):
         return "wandb"
 
     @property
-    def version(self) -> None:
+    def version(self) -> str:
         """Nothing that the progress bar should show."""
+        return ""
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
         """The run was started with its configuration."""
