@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.conftest import SMALL
 from tests.hub_server import Hub
 from tests.tiny import BLAME, POSITIONS, PRAISE
 from tl_lightning.__main__ import tell
@@ -204,3 +205,23 @@ def test_multirun_tells_of_each_bad_job_and_runs_the_good_one(
     assert "latin.csv is not UTF-8" in done.stderr
     found = {record.parent.name: read_record(record.parent)["status"] for record in here.rglob("run.json")}
     assert found == {"0": "failed", "1": "failed", "2": "finished"}
+
+
+def test_one_failed_job_of_a_multirun_does_not_end_the_others(
+    here: Path, words: list[str], command_line: Command
+) -> None:
+    small = [*SMALL, "data.test=test.csv", "trainer.limit_train_batches=1"]
+    done = command_line("--multirun", *words, *small, "data.label=label,nosuch,other", cwd=here)
+    assert done.returncode == 2
+    assert "data.label=nosuch: this column does not exist" in done.stderr
+    assert "Traceback" not in done.stderr
+    states = {
+        path.parent.name: read_record(path.parent)["status"] for path in here.glob("outputs/multirun/*/*/*/run.json")
+    }
+    assert states == {"0": "finished", "1": "failed", "2": "finished"}
+    table = [line.split() for line in done.stdout.splitlines() if line[:2] in ("0 ", "1 ", "2 ")]
+    assert [row[:3] for row in table] == [
+        ["0", "data.label=label", "finished"],
+        ["1", "data.label=nosuch", "failed"],
+        ["2", "data.label=other", "finished"],
+    ]

@@ -45,7 +45,10 @@ def main() -> None:
     try:
         sys.argv[1:] = overrides(words)
         _hydra(shown)
-    except JobError as fault:
+    except JobError as fault:  # Hydra ends a multirun with a failed job before its closing callback
+        from tl_lightning.studies.multirun import show
+
+        show(fault.folder)
         sys.exit(fault.exit_code)
     except MissingConfigException as fault:
         sys.exit(tell(fault, full=shown == "1"))
@@ -94,9 +97,10 @@ def _override(word: str) -> str:
 class JobError(Exception):
     """A fault of one job of a multirun, already explained; the other jobs go on."""
 
-    def __init__(self, exit_code: int) -> None:
+    def __init__(self, exit_code: int, folder: Path) -> None:
         super().__init__(exit_code)
         self.exit_code = exit_code
+        self.folder = folder
 
 
 def _hydra(shown: str | None) -> None:
@@ -111,7 +115,7 @@ def _hydra(shown: str | None) -> None:
             code = tell(fault, full=shown == "1")
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 sys.exit(code)
-            raise JobError(code) from fault
+            raise JobError(code, Path(HydraConfig.get().sweep.dir)) from fault
         finally:
             _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
             os.environ[FULL_ERROR] = "1"

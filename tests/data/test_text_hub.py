@@ -112,6 +112,13 @@ def test_declared_classes_keep_their_order(folder: Path, hub: Hub) -> None:
     assert dict(zip(batch.index.tolist(), batch.target.tolist(), strict=True)) == {row: row % 2 for row in range(10)}
 
 
+def test_a_declared_label_that_train_lacks_is_named(folder: Path, hub: Hub) -> None:
+    table = {"sentence": ["a film", "b film"], "label": [0, 0], "tags": [[0], [2]]}
+    pa.parquet.write_table(pa.table(table), folder / "polarity/train-00000-of-00001.parquet")
+    with pytest.raises(UserError, match=r"the label 'a' of data.test \(first in row 2\) does not occur in data.train"):
+        hub(folder, label="tags", target="labels")
+
+
 def test_declared_labels_of_lists(folder: Path, hub: Hub) -> None:
     data = hub(folder, label="tags", target="labels")
     assert data.classes == ("x", "a", "m")

@@ -17,10 +17,14 @@ class Summary(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table."""
-        folder = Path(config.hydra.sweep.dir)
-        text = summary(folder)
-        if text:
-            print(f"\n{text}\n\nruns  {folder}")
+        show(Path(config.hydra.sweep.dir))
+
+
+def show(folder: Path) -> None:
+    """Print the table over ``folder``, if there are runs in it."""
+    text = summary(folder)
+    if text:
+        print(f"\n{text}\n\nruns  {folder}")
 
 
 def summary(folder: Path) -> str:
