@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,29 @@ def test_a_server_with_a_key_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
         assert wandb_run.reachable()
+
+
+def test_no_step_waits_for_a_slow_start() -> None:
+    sent: list[tuple[dict[str, float], int | None]] = []
+
+    class Slow:
+        def log_metrics(self, metrics: dict[str, float], step: int | None) -> None:
+            sent.append((metrics, step))
+
+    stands = threading.Event()
+
+    def start() -> Any:
+        stands.wait(timeout=30)
+        return Slow()
+
+    logger = wandb_run.InBackground(start)
+    for step in range(3):
+        logger.log_metrics({"train/loss": float(step)}, step)
+    assert sent == []
+    stands.set()
+    assert isinstance(logger.inner, Slow)
+    logger.log_metrics({"train/loss": 3.0}, 3)
+    assert sent == [({"train/loss": float(step)}, step) for step in range(4)]
 
 
 def _inspect(folder: Path, *words: str) -> str:

@@ -26,19 +26,27 @@ STARTING: list[Future[WandbLogger]] = []  # W&B itself allows one run at a time 
 
 
 class InBackground(Logger):
-    """Lightning's W&B logger, started while the first steps run: importing and starting W&B takes a second or more."""
+    """Lightning's W&B logger, started while the first steps run: it takes a second, or many where a server is slow.
+
+    What is logged before it stands is kept and sent then, so that no step waits.
+    """
 
     def __init__(self, start: Callable[[], WandbLogger]) -> None:
         super().__init__()
         pool = ThreadPoolExecutor(1, thread_name_prefix="wandb")
         self._future = pool.submit(start)
         STARTING.append(self._future)
+        self._kept: list[tuple[Mapping[str, float], int | None]] = []
         pool.shutdown(wait=False)
 
     @property
     def inner(self) -> WandbLogger:
-        """Lightning's own logger; waits until the run stands."""
-        return self._future.result()
+        """Lightning's own logger; waits until the run stands, and sends what was kept."""
+        logger = self._future.result()
+        kept, self._kept = self._kept, []
+        for metrics, step in kept:
+            logger.log_metrics(metrics, step)
+        return logger
 
     @property
     def name(self) -> str:
@@ -56,7 +64,14 @@ class InBackground(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log at ``step`` optimizer steps."""
-        self.inner.log_metrics(metrics, step)
+        self._kept.append((dict(metrics), step))
+        if self._future.done():
+            _ = self.inner
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Send what was kept and close Lightning's part; the run itself goes on until ``finish``."""
+        self.inner.finalize(status)
 
     def facts(self) -> dict[str, Any]:
         """Id, address (None offline) and folder of the run, for the record."""
