@@ -61,7 +61,7 @@ def main() -> None:
     except BaseException as fault:
         if not hasattr(fault, "exit_code") and not isinstance(fault, KeyboardInterrupt):
             raise
-        print(f"\nInterrupted by {fault or 'Ctrl-C'}.", file=sys.stderr)
+        print(f"\nInterrupted by {fault or 'Ctrl-C'}: the same command with resume=auto goes on.", file=sys.stderr)
         sys.exit(getattr(fault, "exit_code", 130))
 
 
