@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import SMALL
 from tests.hub_server import Hub
 from tests.tiny import BLAME, POSITIONS, PRAISE
 from tl_lightning.__main__ import tell
@@ -210,7 +209,7 @@ def test_multirun_tells_of_each_bad_job_and_runs_the_good_one(
 def test_one_failed_job_of_a_multirun_does_not_end_the_others(
     here: Path, words: list[str], command_line: Command
 ) -> None:
-    small = [*SMALL, "data.test=test.csv", "trainer.limit_train_batches=1"]
+    small = ["data.test=test.csv", "trainer=cpu", "trainer.max_epochs=1", "trainer.limit_train_batches=1", "logger=csv"]
     done = command_line("--multirun", *words, *small, "data.label=label,nosuch,other", cwd=here)
     assert done.returncode == 2
     assert "data.label=nosuch: this column does not exist" in done.stderr

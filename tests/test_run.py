@@ -17,6 +17,7 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from tl_lightning.callbacks import Last
 from tl_lightning.errors import UserError
 from tl_lightning.interrupt import Interrupted
 from tl_lightning.record import RECORD, read_record
@@ -120,6 +121,26 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(
     assert {"train/loss", "train/padding", "val/accuracy", "test/accuracy"} <= {
         name for _, name, _ in _curves(straight)
     }
+
+
+def test_last_knows_the_best_of_a_validation_in_mid_epoch(config: dict[str, Any], tmp_path: Path) -> None:
+    """A process killed after such a validation must not forget what it found."""
+    config["trainer"] |= {"max_epochs": 1, "val_check_interval": 0.5}
+    folder = tmp_path / "mini/killed"
+    seen: list[tuple[float, float]] = []
+    original = Last._save
+
+    def spy(self: Last, trainer: Trainer) -> None:
+        original(self, trainer)
+        states = torch.load(self.path, weights_only=True)["callbacks"]
+        (best,) = (state for key, state in states.items() if "Best" in key)
+        seen.append((trainer.global_step, best["step"]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Last, "_save", spy)
+        run(config, folder)
+    assert [step for step, _ in seen] == [STEPS // 2, STEPS]
+    assert seen[0] == (STEPS // 2, STEPS // 2), "the first validation is the best so far"
 
 
 def test_auto_resumes_the_newest_unfinished_run_of_the_same_configuration(

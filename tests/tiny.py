@@ -119,7 +119,8 @@ def _alike(chance: random.Random) -> dict[str, Any]:
 
 
 def _comment(chance: random.Random) -> dict[str, Any]:
-    return {"text": sentence(chance), "labels": sorted(chance.sample(range(28), chance.randint(1, 2)))}
+    # Few enough that train has all of them; the others are declared and never occur.
+    return {"text": sentence(chance), "labels": sorted(chance.sample(range(0, 28, 3), chance.randint(1, 2)))}
 
 
 GLUE: dict[str, tuple[Make, list[str]]] = {

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from tl_lightning.interrupt import Interrupted
@@ -51,8 +51,12 @@ class Best(ModelCheckpoint):
         self.metrics, self.epoch, self.step = (state_dict[k] for k in ("metrics", "epoch", "step"))
 
 
-class Last(Callback):
-    """Keeps ``last.ckpt``, all that a resume needs: after each validation and epoch, and on an interruption."""
+class Last(Checkpoint):
+    """Keeps ``last.ckpt``, all that a resume needs: after each validation and epoch, and on an interruption.
+
+    A ``Checkpoint``, which Lightning calls after all other callbacks and in their order: it stores what ``Best`` has
+    just found.
+    """
 
     def __init__(self, monitor: str, mode: Mode, folder: Path) -> None:
         self.path = folder / "last.ckpt"
@@ -62,8 +66,8 @@ class Last(Callback):
             trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save: the metrics of this validation are in."""
-        if trainer.state.fn == "fit":
+        """Save in mid-epoch; at its end ``on_train_epoch_end`` follows at once."""
+        if trainer.state.fn == "fit" and not trainer.is_last_batch:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
