@@ -254,7 +254,7 @@ def test_secrets_on_the_command_line_stay_out_of_the_record(monkeypatch: pytest.
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_a_signal_to_the_command(config: dict[str, Any], tmp_path: Path, signum: int, code: int) -> None:
     """The real process, stopped in mid-training, then resumed by the same command with resume=auto."""
     settings = {**config, "trainer": {**config["trainer"], "max_epochs": 40}}
@@ -281,12 +281,17 @@ def test_a_signal_to_the_command(config: dict[str, Any], tmp_path: Path, signum:
         process.send_signal(signum)
         _, told = process.communicate(timeout=60)
     assert process.returncode == code
-    assert f"Interrupted by {signal.Signals(signum).name}" in told
+    killed = signum == signal.SIGKILL  # nothing can be said or saved then: the last checkpoint stands
+    assert (f"Interrupted by {signal.Signals(signum).name}" in told) is not killed
     assert "Traceback" not in told
     (record,) = tmp_path.glob("mini/*/run.json")
-    assert read_record(record.parent)["status"] == "interrupted"
+    assert read_record(record.parent)["status"] == ("running" if killed else "interrupted")
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     assert read_record(record.parent)["status"] == "finished"
     assert read_record(record.parent)["steps"] == 40 * STEPS
     assert list(tmp_path.glob("mini/*")) == [record.parent]
+    logged = [(step, name) for step, name, _ in _curves(record.parent)]
+    assert len(logged) == len(set(logged)), "no step stands twice in the curves"
+    losses = [int(step) for step, name in logged if name == "val/loss"]
+    assert losses == list(range(STEPS - 1, 40 * STEPS, STEPS)), "and none is missing"
