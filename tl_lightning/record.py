@@ -60,10 +60,12 @@ class Record:
         folder: the run directory.
         known: what is known before anything is built (name, seed, ...).
         resumed: go on with the record that stands there.
+        writes: False on all processes of a run but the first.
     """
 
-    def __init__(self, folder: Path, known: Mapping[str, Any], resumed: bool = False) -> None:
+    def __init__(self, folder: Path, known: Mapping[str, Any], resumed: bool = False, writes: bool = True) -> None:
         self.path = folder / RECORD
+        self.writes = writes
         self.started = time.time()
         earlier = read_record(folder) if resumed else {}
         self.content: dict[str, Any] = {
@@ -87,7 +89,8 @@ class Record:
     def add(self, **facts: Any) -> None:
         """Add facts and write."""
         self.content.update(facts)
-        write_json(self.path, self.content)
+        if self.writes:
+            write_json(self.path, self.content)
 
     def add_duration(self, name: str, seconds: float) -> None:
         """Add seconds to a part of the run; parts done before a resume count."""

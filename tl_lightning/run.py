@@ -57,14 +57,11 @@ def run(config: Mapping[str, Any], folder: Path, tags: Sequence[str] = (), overr
         Interrupted: a signal came; ``last.ckpt`` is saved.
     """
     folder, resumed = _place(config, folder)
-    record = Record(
-        folder, {"name": config["name"], "seed": config["seed"], "overrides": list(overrides)}, resumed=resumed
-    )
-    if _first_rank():
+    known = {"name": config["name"], "seed": config["seed"], "overrides": list(overrides)}
+    record = Record(folder, known, resumed=resumed, writes=_first_rank())
+    if record.writes:
         _write_config(folder, config)
-        record.add()
-    else:
-        record.add = lambda **_: None  # type: ignore[method-assign]
+    record.add()
     stop, done = StopAtStep(), False
     try:
         with graceful(stop), _quiet():

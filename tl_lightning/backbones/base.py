@@ -1,6 +1,7 @@
 """The contract of a backbone, and the one way to cut its parameters into layers."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +12,7 @@ LAYER = re.compile(r"(?:^|\.)\w*(?:layers?|h|blocks?|stages?)\.(\d+)\.")
 INPUT_SIDE = re.compile(r"embed")
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """A pretrained network without its head.
 
     Attributes:
@@ -24,9 +25,9 @@ class Backbone(nn.Module):
     preprocessor: Any
     identity: dict[str, Any]
 
+    @abstractmethod
     def forward(self, **inputs: Tensor) -> Tensor:
         """``inputs`` as the backbone's own preprocessor makes them -> (B, D)."""
-        raise NotImplementedError
 
     def layer_groups(self) -> list[list[str]]:
         """Parameter names by layer, input side first: a complete partition.
