@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tl_lightning.config import RunConfig, config_folder, experiments, register
-from tl_lightning.errors import UserError
+from tl_lightning.errors import UserError, first_line
 
 COMMANDS = {"fit": "fine-tune, then test the best checkpoint (the default)"}
 HELP_WORDS = {"help", "-h", "--help"}
@@ -197,7 +197,7 @@ def _missing_config(fault: MissingConfigException) -> str:
     wanted, options = fault.missing_cfg_file or "", list(fault.options or ())
     group, _, name = wanted.rpartition("/")
     if not options:
-        return str(fault).splitlines()[0]
+        return first_line(fault)
     close = get_close_matches(name, options, n=1, cutoff=0.5)
     hint = f"did you mean {group}={close[0]}?  " if close else ""
     return f"There is no {group}={name}; {hint}There are: {', '.join(options)}"

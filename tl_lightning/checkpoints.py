@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from tl_lightning.files import aside
+
 
 class AsideCheckpointIO(TorchCheckpointIO):
     """Never leaves half a checkpoint, and holds no second copy of it in memory.
@@ -20,12 +22,7 @@ class AsideCheckpointIO(TorchCheckpointIO):
             raise TypeError("AsideCheckpointIO writes local files and takes no storage options")
         final = Path(path)
         final.parent.mkdir(parents=True, exist_ok=True)
-        aside = final.with_name(final.name + ".tmp")
-        try:
-            with aside.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(final)
-        finally:
-            aside.unlink(missing_ok=True)
+        with aside(final) as beside, beside.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())

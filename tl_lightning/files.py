@@ -1,5 +1,7 @@
-"""Where the files are that a configuration names."""
+"""Where the files are that a configuration names, and how files are replaced."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,3 +26,14 @@ def located(name: str) -> Path:
         how = f"'tl_lightning[{extra}]'" if extra else package
         raise UserError(f"{name} needs the package {package}, which is not installed: pip install {how}")
     return Path(spec.submodule_search_locations[0], inside)
+
+
+@contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` to write to, renamed over it where the block ends well: never half a file."""
+    beside = path.with_name(path.name + ".tmp")
+    try:
+        yield beside
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

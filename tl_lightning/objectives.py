@@ -85,17 +85,13 @@ def mode(metric: str) -> Literal["min", "max"]:
     return "min" if metric in LOWER_IS_BETTER else "max"
 
 
-def _checked(monitor: str, metrics: MetricCollection) -> MetricCollection:
-    names = ["loss", *map(str, metrics.keys())]
+def _collection(monitor: str, metrics: dict[str, Metric]) -> MetricCollection:
+    names = ["loss", *metrics]
     if monitor not in names:
         raise UserError(
             f"objective.monitor={monitor} is no metric of this objective; choose one of: {', '.join(names)}"
         )
-    return metrics
-
-
-def _collection(monitor: str, metrics: dict[str, Metric]) -> MetricCollection:
-    return _checked(monitor, MetricCollection(dict(metrics)))
+    return MetricCollection(dict(metrics))
 
 
 class MultiClass:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
+from tl_lightning.files import aside
 from tl_lightning.objectives import Objective
 from tl_lightning.task import Predictions
 
@@ -41,6 +42,5 @@ def _named(values: Tensor, classes: Sequence[str]) -> list[Any]:
 
 def write(path: Path, table: Columns) -> None:
     """Write the table as parquet, aside first."""
-    aside = path.with_name(path.name + ".tmp")
-    pq.write_table(pa.table(table), aside)
-    aside.replace(path)
+    with aside(path) as beside:
+        pq.write_table(pa.table(table), beside)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_lightning.errors import UserError
+from tl_lightning.files import aside
 
 RECORD = "run.json"
 PACKAGES = (
@@ -32,10 +33,9 @@ SECRETS = ("key", "token", "secret", "password")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write aside, then rename: a reader never sees half a file."""
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text)
-    aside.replace(path)
+    """Write so that a reader never sees half a file."""
+    with aside(path) as beside:
+        beside.write_text(text)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from tl_lightning import predictions, report, tracking, wandb_run
@@ -58,7 +57,7 @@ def run(config: Mapping[str, Any], folder: Path, tags: Sequence[str] = (), overr
     """
     folder, resumed = _place(config, folder)
     known = {"name": config["name"], "seed": config["seed"], "overrides": list(overrides)}
-    record = Record(folder, known, resumed=resumed, writes=_first_rank())
+    record = Record(folder, known, resumed=resumed, writes=tracking.first_rank())
     if record.writes:
         _write_config(folder, config)
     record.add()
@@ -79,13 +78,9 @@ def run(config: Mapping[str, Any], folder: Path, tags: Sequence[str] = (), overr
         wandb_run.finish(failed=not done)
 
 
-def _first_rank() -> bool:
-    return not getattr(rank_zero_only, "rank", 0)
-
-
 def _place(config: Mapping[str, Any], folder: Path) -> tuple[Path, bool]:
     """The run directory, and whether a run goes on there; processes started by the first one follow it."""
-    if not _first_rank() and RUN_DIR in os.environ:
+    if not tracking.first_rank() and RUN_DIR in os.environ:
         settled, resumed = Path(os.environ[RUN_DIR]), config["resume"] is not None
     else:
         found = resumed_folder(config)
@@ -97,7 +92,7 @@ def _place(config: Mapping[str, Any], folder: Path) -> tuple[Path, bool]:
 def _claimed(folder: Path) -> Path:
     """Make the run directory, or one beside it if another run has just taken it."""
     folder.mkdir(parents=True, exist_ok=True)
-    if not _first_rank():
+    if not tracking.first_rank():
         return folder
     for number in range(1, MOST_BESIDE):
         own = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")

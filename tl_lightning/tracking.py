@@ -11,9 +11,15 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from tl_lightning.files import aside
 from tl_lightning.wandb_run import InBackground, reachable, start
 
 COLUMNS = ("step", "epoch", "name", "value")
+
+
+def first_rank() -> bool:
+    """Whether this is the process of a run that writes."""
+    return not getattr(rank_zero_only, "rank", 0)
 
 
 class Curves(Logger):
@@ -57,12 +63,10 @@ class Curves(Logger):
             return
         with self.path.open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["step"] and int(row["step"]) < step]
-        aside = self.path.with_suffix(".tmp")
-        with aside.open("w", newline="") as file:
+        with aside(self.path) as beside, beside.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
-        aside.replace(self.path)
 
 
 def csv_only(folder: Path, name: str, group: str, tags: Sequence[str], config: dict[str, Any]) -> list[Logger]:
@@ -93,7 +97,7 @@ def wandb(
         mode: ``online``, ``offline`` or ``disabled``; by default online where there is a key and the server
             answers, else offline.
     """
-    if getattr(rank_zero_only, "rank", 0):
+    if not first_rank():
         return [Curves(folder)]
     what = {"project": project, "entity": entity, "name": name, "group": group, "tags": list(tags), "config": config}
     wanted = mode or os.environ.get("WANDB_MODE") or ("online" if reachable() else "offline")

@@ -16,43 +16,28 @@ from tl_lightning.data import HubText, hub_loading
 from tl_lightning.errors import UserError
 
 Hub = Callable[..., HubText]
-README = """---
+FEATURES = """  features:
+  - name: sentence
+    dtype: string
+  - name: label
+    dtype:
+      class_label:
+        names:
+          '0': worse
+          '1': better
+  - name: tags
+    sequence:
+      class_label:
+        names:
+          '0': x
+          '1': a
+          '2': m
+"""
+README = f"""---
 dataset_info:
 - config_name: polarity
-  features:
-  - name: sentence
-    dtype: string
-  - name: label
-    dtype:
-      class_label:
-        names:
-          '0': worse
-          '1': better
-  - name: tags
-    sequence:
-      class_label:
-        names:
-          '0': x
-          '1': a
-          '2': m
-- config_name: other
-  features:
-  - name: sentence
-    dtype: string
-  - name: label
-    dtype:
-      class_label:
-        names:
-          '0': worse
-          '1': better
-  - name: tags
-    sequence:
-      class_label:
-        names:
-          '0': x
-          '1': a
-          '2': m
-configs:
+{FEATURES}- config_name: other
+{FEATURES}configs:
 - config_name: polarity
   data_files:
   - split: train

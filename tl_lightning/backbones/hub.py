@@ -1,6 +1,5 @@
 """Bring a model's files from the hub, the local cache first."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -8,6 +7,7 @@ from typing import NamedTuple, TypeVar
 from huggingface_hub import HfApi, ModelInfo, errors, snapshot_download
 
 from tl_lightning.errors import UserError
+from tl_lightning.retry import tried
 
 PREPARATION = ["*.json", "*.txt", "*.model"]
 SAFE_WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
@@ -16,7 +16,8 @@ ELSEWHERE = ["*/*"]  # other formats (onnx, coreml, ...) live in folders
 # No server, or one that does not answer the first question: trying again only costs time.
 AWAY = frozenset({"OfflineModeIsEnabled", "ConnectError", "ConnectTimeout"})
 SILENT = frozenset({"ReadTimeout"})
-TRIES, PAUSE_S, LONGEST_PAUSE_S, TIMEOUT_S = 6, 0.5, 4.0, 5.0
+FINAL = (errors.HFValidationError, errors.RevisionNotFoundError, errors.RepositoryNotFoundError)  # gated is one too
+TIMEOUT_S = 5.0
 T = TypeVar("T")
 
 
@@ -72,26 +73,26 @@ def _from_network(name: str, revision: str | None, with_weights: bool) -> Snapsh
             etag_timeout=TIMEOUT_S,
         )
 
-    info = _tried(ask, name, revision, hopeless=AWAY | SILENT)
+    info = _asked(ask, name, revision, hopeless=AWAY | SILENT)
     files = [sibling.rfilename for sibling in info.siblings or []]
     weights = SAFE_WEIGHTS if any(f.endswith(".safetensors") for f in files) else PICKLED_WEIGHTS
-    folder = _tried(lambda: download(info.sha), name, revision, hopeless=AWAY)
+    folder = _asked(lambda: download(info.sha), name, revision, hopeless=AWAY)
     # Asking for the name the user gave lets the cache know later what that name stood for.
-    _tried(lambda: download(revision), name, revision, hopeless=AWAY)
+    _asked(lambda: download(revision), name, revision, hopeless=AWAY)
     return Snapshot(Path(folder), info.sha)
 
 
-def _tried(step: Callable[[], T], name: str, revision: str | None, hopeless: frozenset[str]) -> T:
+def _asked(step: Callable[[], T], name: str, revision: str | None, hopeless: frozenset[str]) -> T:
     """What ``step`` gives, tried again while the hub is only busy; what is there already is not brought again."""
-    for attempt in range(TRIES):
-        try:
-            return step()
-        except Exception as fault:  # the hub's client lets those of its HTTP library through, which changes
-            _refuse_if_final(name, revision, fault)
-            if attempt == TRIES - 1 or type(fault).__name__ in hopeless:
-                raise UserError(_unreachable(name, fault)) from fault
-            time.sleep(min(PAUSE_S * 2**attempt, LONGEST_PAUSE_S))
-    raise AssertionError("the last try returns or raises")
+
+    def again(fault: Exception) -> bool:
+        return not isinstance(fault, FINAL) and type(fault).__name__ not in hopeless
+
+    try:
+        return tried(step, again)
+    except Exception as fault:  # the hub's client lets those of its HTTP library through, which changes
+        _refuse_if_final(name, revision, fault)
+        raise UserError(_unreachable(name, fault)) from fault
 
 
 def _refuse_if_final(name: str, revision: str | None, fault: Exception) -> None:

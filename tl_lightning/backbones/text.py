@@ -2,11 +2,9 @@
 
 import logging
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -25,14 +23,13 @@ from transformers.utils import logging as transformers_logging
 from tl_lightning.backbones.base import Backbone
 from tl_lightning.backbones.hub import Snapshot, fetch
 from tl_lightning.backbones.pooling import POOLINGS
-from tl_lightning.backbones.weights import check_sha256, load_weights
-from tl_lightning.errors import UserError
+from tl_lightning.backbones.weights import DAMAGE, check_sha256, load_weights
+from tl_lightning.errors import UserError, first_line
 from tl_lightning.files import PACKAGE, located
 
 log = logging.getLogger(__name__)
 
 UNLIMITED = 1 << 30  # tokenizers without a limit say 1e30
-DAMAGE = (SafetensorError, OSError, RuntimeError, EOFError, UnpicklingError)
 
 
 class HFText(Backbone):
@@ -136,7 +133,7 @@ def _config(name: str, folder: Path) -> PreTrainedConfig:
     except (OSError, ValueError, KeyError) as fault:
         raise UserError(
             f"backbone.name={name}: its config.json is missing, damaged, of an architecture that this version of"
-            f" transformers does not know, or asks to run code of its own (never done here): {_first_line(fault)}"
+            f" transformers does not know, or asks to run code of its own (never done here): {first_line(fault)}"
         ) from fault
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"backbone.name={name} is an encoder-decoder; take an encoder or a decoder")
@@ -147,7 +144,7 @@ def _tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as fault:  # the readers behind it raise plain Exception for a damaged tokenizer.json
-        raise UserError(f"backbone.name={name}: its tokenizer cannot be read: {_first_line(fault)}") from fault
+        raise UserError(f"backbone.name={name}: its tokenizer cannot be read: {first_line(fault)}") from fault
     return tokenizer
 
 
@@ -165,10 +162,10 @@ def _model(
             model = AutoModel.from_config(config, trust_remote_code=False, **how)  # type: ignore[no-untyped-call]
     except (ImportError, ValueError) as fault:
         raise UserError(
-            f"backbone.name={name} with attn_implementation={attn_implementation}: {_first_line(fault)}"
+            f"backbone.name={name} with attn_implementation={attn_implementation}: {first_line(fault)}"
         ) from fault
     except DAMAGE as fault:
-        raise UserError(f"backbone.name={name}: its weights are missing or damaged: {_first_line(fault)}") from fault
+        raise UserError(f"backbone.name={name}: its weights are missing or damaged: {first_line(fault)}") from fault
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
     model.config.use_cache = False
@@ -182,7 +179,3 @@ def _positions(model: PreTrainedModel) -> int:
     table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
     return int(limit) - (padding + 1 if padding is not None else 0)
-
-
-def _first_line(fault: Exception) -> str:
-    return (str(fault).strip().splitlines() or [type(fault).__name__])[0][:300]

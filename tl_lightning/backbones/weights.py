@@ -9,10 +9,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tl_lightning.errors import UserError
+from tl_lightning.errors import UserError, first_line
 from tl_lightning.files import located
 
 SHOWN = 4
+DAMAGE = (SafetensorError, OSError, RuntimeError, EOFError, UnpicklingError)  # of a file of weights
 CHUNK = 1 << 20
 
 
@@ -29,9 +30,10 @@ def read_weights(name: str) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as fault:
+    except (*DAMAGE, ValueError) as fault:
         raise UserError(
-            f"backbone.weights={name} is damaged, or not a safetensors file or a state dict of tensors: {_short(fault)}"
+            f"backbone.weights={name} is damaged, or not a safetensors file or a state dict of tensors:"
+            f" {first_line(fault)}"
         ) from fault
     tensors = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) for v in tensors.values()):
@@ -83,7 +85,3 @@ def check_sha256(path: Path, expected: str) -> None:
 
 def _some(keys: list[str]) -> str:
     return ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
-
-
-def _short(fault: Exception) -> str:
-    return str(fault).strip().splitlines()[0][:200] if str(fault).strip() else type(fault).__name__

@@ -2,13 +2,13 @@
 
 import logging
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from tl_lightning.errors import UserError
+from tl_lightning.errors import UserError, first_line
+from tl_lightning.retry import tried
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 PROBE_SECONDS = 5.0
 """How long the hub may take to answer before the local cache is used."""
-PAUSES = (0.5, 1.0, 2.0, 4.0, 4.0)
-"""Seconds before each new try while the hub is busy."""
-T = TypeVar("T")
 _HOW = "Type data.path=ORG/NAME, for example data.path=nyu-mll/glue, or a folder."
 
 
@@ -66,7 +63,7 @@ def _probe(path: str, revision: str | None) -> tuple[str | None, str | None]:
 
     hub = huggingface_hub.HfApi()
     try:
-        return _tried(lambda: hub.dataset_info(path, revision=revision, timeout=PROBE_SECONDS)).sha, None
+        return tried(lambda: hub.dataset_info(path, revision=revision, timeout=PROBE_SECONDS), again=_busy).sha, None
     except HFValidationError:
         raise UserError(f"data.path={path} is neither a folder nor the name of a data set: {_HOW}") from None
     except RevisionNotFoundError:
@@ -83,27 +80,16 @@ def _load(path: str, subset: str | None, revision: str | None, away: str | None)
     import datasets
 
     try:
-        return _tried(lambda: datasets.load_dataset(path, subset, revision=revision))
+        return tried(lambda: datasets.load_dataset(path, subset, revision=revision), again=_busy)
     except Exception as fault:
         _explain_subset(path, subset, revision)
         if away is not None:
             raise UserError(_bring(path, subset, away)) from fault
-        raise UserError(f"data.path={path} cannot be loaded: {str(fault).splitlines()[0]}") from fault
-
-
-def _tried(step: Callable[[], T]) -> T:
-    """What `step` gives, tried again while the hub answers that it is busy; what came is kept."""
-    for pause in PAUSES:
-        try:
-            return step()
-        except Exception as fault:
-            if not _busy(fault):
-                raise
-            time.sleep(pause)
-    return step()
+        raise UserError(f"data.path={path} cannot be loaded: {first_line(fault)}") from fault
 
 
 def _busy(fault: BaseException | None) -> bool:
+    """Whether the hub answered so; `datasets` wraps what the hub's client raises."""
     while fault is not None:
         if getattr(getattr(fault, "response", None), "status_code", 0) in (429, 500, 502, 503, 504):
             return True

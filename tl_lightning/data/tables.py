@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tl_lightning.data.labels import Cell, cells
 from tl_lightning.data.readers import READERS, ROWS, Batches
-from tl_lightning.errors import UserError
+from tl_lightning.errors import UserError, first_line
 
 
 class Columns(NamedTuple):
@@ -105,7 +105,7 @@ class FileTable:
             return UserError(f"{self.path} is empty. Give {self.option}= a file with rows.")
         if self.path.suffix.lower() != ".parquet" and (place := _not_utf8(self.path)):
             return UserError(f"{self.path} is not UTF-8: {place}. Save it as UTF-8.")
-        return UserError(f"{self.path} cannot be read, it may be damaged: {str(fault).splitlines()[0]}")
+        return UserError(f"{self.path} cannot be read, it may be damaged: {first_line(fault)}")
 
 
 def _missing(path: Path, option: str) -> str:
