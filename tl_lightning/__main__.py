@@ -20,10 +20,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from tl_lightning.commands import COMMANDS
 from tl_lightning.config import RunConfig, config_folder, experiments, register
 from tl_lightning.errors import UserError, first_line
 
-COMMANDS = {"fit": "fine-tune, then test the best checkpoint (the default)"}
 HELP_WORDS = {"help", "-h", "--help"}
 FULL_ERROR = "HYDRA_FULL_ERROR"
 USER_FAULT, OUR_FAULT = 2, 1
@@ -42,9 +42,13 @@ def main() -> None:
         print(help_text())
         return
     shown = os.environ.get(FULL_ERROR)
+    command = COMMANDS.get(words[0])
     try:
-        sys.argv[1:] = overrides(words)
-        _hydra(shown)
+        if command is not None and command.module is not None:
+            command(words[1:])
+        else:
+            sys.argv[1:] = overrides(words)
+            _hydra(shown)
     except JobError as fault:  # Hydra ends a multirun with a failed job before its closing callback
         from tl_lightning.studies.multirun import show
 
@@ -226,7 +230,7 @@ def help_text() -> str:
             "  python -m tl_lightning --multirun +experiment=NAME strategy=full,linear_probe seed=0,1,2",
             "",
             "Commands",
-            *(f"  {name.ljust(width)}  {what}" for name, what in COMMANDS.items()),
+            *(f"  {name.ljust(width)}  {command.what}" for name, command in COMMANDS.items()),
             "",
             "Experiments",
             *(f"  {name.ljust(width)}  {what}" for name, what in experiments().items()),

@@ -24,6 +24,7 @@ class RunConfig:
     trainer: Any = MISSING
     callbacks: Any = MISSING
     logger: Any = MISSING
+    average: Any = None  # of weights: null for none
     name: str = "run"  # of the run's family: runs of one name are compared
     seed: int = 0
     output_dir: str = "outputs"

@@ -1,12 +1,13 @@
 """Parameter groups and learning-rate schedules."""
 
 import math
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from tl_lightning.errors import UserError
 
@@ -82,3 +83,37 @@ def constant(optimizer: Optimizer, total_steps: int, warmup: float = 0.0) -> Lam
     """Rise linearly over the first ``warmup`` share of ``total_steps`` (none by default), then stay."""
     start = _warmup_steps(total_steps, warmup)
     return LambdaLR(optimizer, lambda step: min(1.0, step / start) if start else 1.0)
+
+
+def in_phases(
+    optimizer: Optimizer,
+    make: Callable[..., LRScheduler],
+    starts: Sequence[int],
+    total_steps: int,
+    scales: Sequence[float],
+) -> LambdaLR:
+    """One schedule after the other: the one of each phase runs its whole course between two ``starts``.
+
+    Args:
+        optimizer: the schedule's.
+        make: given the optimizer and a number of steps, makes one phase's schedule (a ``LambdaLR``).
+        starts: the first step of each phase; the first is 0.
+        total_steps: where the last phase ends.
+        scales: of the learning rate, one for each phase.
+
+    Raises:
+        UserError: the schedule is none that can be cut.
+    """
+    factors = []
+    for start, end in zip(starts, [*starts[1:], total_steps], strict=True):
+        schedule = make(optimizer, max(1, end - start))
+        if not isinstance(schedule, LambdaLR):
+            name = type(schedule).__name__
+            raise UserError(f"{name} cannot begin anew for a phase: take schedule=linear_warmup, cosine or constant")
+        factors.append(schedule.lr_lambdas[0])
+
+    def factor(step: int) -> float:
+        at = max(0, bisect_right(starts, step) - 1)
+        return float(scales[at] * factors[at](step - starts[at]))
+
+    return LambdaLR(optimizer, factor)

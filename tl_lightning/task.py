@@ -14,7 +14,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from tl_lightning.backbones.base import Backbone
 from tl_lightning.objectives import Objective
-from tl_lightning.optim import param_groups
+from tl_lightning.optim import in_phases, param_groups
 from tl_lightning.strategies.base import FineTuning
 
 CHECKPOINT_KEY = "tl_lightning"
@@ -76,7 +76,7 @@ class TransferTask(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One batch -> the mean loss ()."""
         inputs, target, _ = batch
-        loss = self.objective.losses(self(inputs), target).mean()
+        loss = self.strategy.loss(self, inputs, target)
         self.log("train/loss", loss, batch_size=len(target), prog_bar=True)
         return loss
 
@@ -141,8 +141,17 @@ class TransferTask(LightningModule):
             self.layers(), keywords["lr"], keywords.get("weight_decay", 0.0), self.strategy.layer_decay
         )
         optimizer = self.make_optimizer(groups)
-        schedule = self.make_schedule(optimizer, total_steps(self.trainer))
+        schedule = self._schedule(optimizer, keywords["lr"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _schedule(self, optimizer: Optimizer, lr: float) -> LRScheduler:
+        steps, epochs = total_steps(self.trainer), self.trainer.max_epochs or -1
+        phases = self.strategy.phases(epochs)
+        if len(phases) == 1:
+            return self.make_schedule(optimizer, steps)
+        starts = [phase.start * steps // epochs for phase in phases]
+        scales = [1.0 if phase.lr is None else phase.lr / lr for phase in phases]
+        return in_phases(optimizer, self.make_schedule, starts, steps, scales)
 
     def configure_gradient_clipping(
         self,
@@ -169,6 +178,13 @@ class TransferTask(LightningModule):
             "config": self.config,
             "backbone": self.backbone.identity,
         }
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: value for name, value in state.items() if self.strategy.keeps(name)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What a checkpoint leaves out is the pretrained backbone's, which stands here already."""
+        own = {name: value for name, value in self.state_dict().items() if not self.strategy.keeps(name)}
+        checkpoint["state_dict"] = {**own, **checkpoint["state_dict"]}
 
     def parameter_counts(self) -> dict[str, int]:
         """All parameters, and those that train."""

@@ -1,13 +1,14 @@
 """The contract of a fine-tuning strategy; as it stands, it trains everything."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
-from torch import nn
+from torch import Tensor, nn
 
 from tl_lightning.errors import UserError
+from tl_lightning.strategies.regularizer import Regularizer
 
 if TYPE_CHECKING:
     from tl_lightning.task import TransferTask
@@ -15,19 +16,31 @@ if TYPE_CHECKING:
 ENDLESS = 1000  # epochs looked ahead where the trainer names no limit
 
 
+class Phase(NamedTuple):
+    """A part of the training with a learning-rate schedule of its own and fresh optimizer moments.
+
+    It begins with the epoch ``start`` and lasts until the next one does.  ``lr``: in place of the optimizer's own.
+    """
+
+    start: int
+    lr: float | None = None
+
+
 class FineTuning(Callback):
     """Says what may move: what changes for good, what holds still in an epoch, and how fast the rest learns.
 
-    A method overrides ``edit`` or ``frozen_groups``.  Frozen means two things: no gradient, and eval mode
-    (otherwise BatchNorm statistics drift and dropout stays on).  Everything that will ever train is in the
-    optimizer from the start.
+    A method overrides ``edit``, ``frozen_groups``, ``phases``, ``loss`` or ``keeps``.  Frozen means two things: no
+    gradient, and eval mode (otherwise BatchNorm statistics drift and dropout stays on).  Everything that will ever
+    train is in the optimizer from the start.
 
     Args:
         layer_decay: the learning rate of a layer ``d`` steps below the head is multiplied by ``layer_decay ** d``.
+        regularizer: what it adds to the loss or to the step; any strategy under which the backbone moves takes one.
     """
 
-    def __init__(self, layer_decay: float = 1.0) -> None:
+    def __init__(self, layer_decay: float = 1.0, regularizer: Regularizer | None = None) -> None:
         self.layer_decay = layer_decay
+        self.regularizer = regularizer
         self._edited = False
         self._movable: frozenset[str] = frozenset()
 
@@ -38,14 +51,30 @@ class FineTuning(Callback):
         """How many of the backbone's ``total`` layer groups, counted from the input, hold still in ``epoch``."""
         return 0
 
+    def phases(self, epochs: int) -> list[Phase]:
+        """The parts of a training of ``epochs`` epochs; the first one starts with epoch 0."""
+        return [Phase(0)]
+
+    def keeps(self, name: str) -> bool:
+        """Whether a checkpoint holds this entry of the task's state dict; the others are the pretrained weights."""
+        return True
+
+    def loss(self, task: "TransferTask", inputs: dict[str, Tensor], target: Tensor) -> Tensor:
+        """The training loss () of one batch, with what the regularizer adds."""
+        if self.regularizer is not None:
+            return self.regularizer.loss(task, inputs, target)
+        return task.objective.losses(task(inputs), target).mean()
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Edit once, then leave out of the optimizer what will never train."""
         task = _task(pl_module)
-        if not self._edited:
+        first, self._edited = not self._edited, True
+        if first:
             self.edit(task)
             self._movable = frozenset(n for n, p in task.backbone.named_parameters() if p.requires_grad)
-            self._edited = True
         self._freeze(task, min(self._plan(trainer, task)))
+        if first and self.regularizer is not None:
+            self.regularizer.prepare(task, trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a schedule of freezing under a DDP that waits for the gradients of all parameters."""
@@ -59,17 +88,27 @@ class FineTuning(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A resume in mid-epoch does not come through ``on_train_epoch_start``."""
-        self.on_train_epoch_start(trainer, pl_module)
+        self._hold_still(trainer, _task(pl_module))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Freeze and unfreeze for this epoch."""
-        task = _task(pl_module)
+        """Freeze and unfreeze for this epoch; a new phase forgets the optimizer's moments."""
+        self._hold_still(trainer, _task(pl_module))
+        starts = [phase.start for phase in self.phases(_epochs(trainer))]
+        if trainer.current_epoch in starts[1:]:
+            for optimizer in trainer.optimizers:
+                optimizer.state.clear()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Let the regularizer change the gradients."""
+        if self.regularizer is not None:
+            self.regularizer.before_step(_task(pl_module))
+
+    def _hold_still(self, trainer: Trainer, task: "TransferTask") -> None:
         self._freeze(task, self.frozen_groups(trainer.current_epoch, len(task.backbone.layer_groups())))
 
     def _plan(self, trainer: Trainer, task: "TransferTask") -> list[int]:
         total = len(task.backbone.layer_groups())
-        epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else ENDLESS
-        return [self.frozen_groups(epoch, total) for epoch in range(epochs)]
+        return [self.frozen_groups(epoch, total) for epoch in range(_epochs(trainer))]
 
     def _freeze(self, task: "TransferTask", frozen: int) -> None:
         parameters = dict(task.backbone.named_parameters())
@@ -81,6 +120,10 @@ class FineTuning(Callback):
                     parameters[name].grad = None
         for module, mode in _modes(task.backbone, True):
             module.training = mode
+
+
+def _epochs(trainer: Trainer) -> int:
+    return trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else ENDLESS
 
 
 def _modes(module: nn.Module, inherited: bool) -> Iterator[tuple[nn.Module, bool]]:
