@@ -41,7 +41,7 @@ class ImageBackbone(Backbone):
         self.preprocessor: ImageSpec = spec
         self.identity = {**identity, "image_size": list(spec.size)}
         self.convolutional = sum(isinstance(m, nn.Conv2d) for m in model.modules()) > 1  # one: a ViT's patches
-        self.model = model.to(memory_format=torch.channels_last) if self.convolutional else model  # type: ignore[call-overload]
+        self.model = model.to(memory_format=torch.channels_last) if self.convolutional else model
         # Not part of a checkpoint: they come with the backbone.
         for name, values in (("shift", spec.mean), ("scale", spec.std)):
             self.register_buffer(name, WHITE * torch.tensor(values).view(1, 3, 1, 1), persistent=False)
@@ -94,6 +94,20 @@ def resized(spec: ImageSpec, size: int | None) -> ImageSpec:
 def unfit_size(name: str, size: tuple[int, int], fault: BaseException) -> UserError:
     """The message for a size that the architecture cannot take."""
     return UserError(f"backbone.name={name} does not take backbone.image_size={size[0]}: {first_line(fault)}")
+
+
+def refuse_indivisible(name: str, size: tuple[int, int], patch: int) -> None:
+    """Refuse a size that leaves pixels over when cut into patches; most ViTs would drop those in silence.
+
+    Raises:
+        UserError: ``patch`` divides the height or the width not.
+    """
+    if any(length % patch for length in size):
+        below = max(size[0] // patch, 1) * patch
+        raise UserError(
+            f"backbone.image_size={size[0]}: {name} cuts images into patches of {patch} pixels, so that a multiple of"
+            f" {patch} is needed, as {below} or {below + patch}"
+        )
 
 
 def no_drop_path(name: str, drop_path: float) -> UserError:

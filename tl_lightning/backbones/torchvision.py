@@ -8,7 +8,7 @@ from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 from torchvision.ops import StochasticDepth
 
-from tl_lightning.backbones.image import ImageBackbone, no_drop_path, resized, unfit_size
+from tl_lightning.backbones.image import ImageBackbone, no_drop_path, refuse_indivisible, resized, unfit_size
 from tl_lightning.backbones.torch_hub import cached_file
 from tl_lightning.backbones.weights import load_tensors, read_tensors, read_weights, without_prefix
 from tl_lightning.errors import UserError
@@ -90,6 +90,7 @@ def _spec(published: Any) -> ImageSpec:
 def _model(name: str, architecture: str, spec: ImageSpec) -> nn.Module:
     options: dict[str, Any] = {}
     if architecture.startswith("vit_"):
+        refuse_indivisible(name, spec.size, int(architecture.rpartition("_")[2]))
         options = {"image_size": spec.size[0]}
     elif architecture.startswith("maxvit"):
         options = {"input_size": spec.size}
@@ -104,7 +105,7 @@ def _model(name: str, architecture: str, spec: ImageSpec) -> nn.Module:
 
 def cut_head(model: nn.Module) -> str:
     """Put nothing in place of the last linear layer (SqueezeNet: convolution); gives its name."""
-    name = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
+    name: str = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
     model.set_submodule(name, nn.Identity())
     return name
 
