@@ -58,7 +58,7 @@ def load_model(
         elif isinstance(source, Path):
             model, found = AutoModel.from_pretrained(source, config=config, trust_remote_code=False, **how, **told)
         else:
-            kind = MODEL_MAPPING[type(config)]
+            kind: Any = MODEL_MAPPING[type(config)]
             model, found = kind.from_pretrained(None, config=config, state_dict=source, **how, **told)
     except (ImportError, ValueError) as fault:
         raise UserError(
@@ -68,6 +68,12 @@ def load_model(
         raise UserError(f"backbone.name={name}: its weights are missing or damaged: {first_line(fault)}") from fault
     other = [key for key, *_ in found.get("mismatched_keys", ())]
     return Loaded(model, sorted([*found.get("missing_keys", ()), *other]), sorted(found.get("unexpected_keys", ())))
+
+
+def take_off_pooler(model: PreTrainedModel) -> None:
+    """Take off the layers over the first token, where there are any."""
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # type: ignore[assignment]
 
 
 def recompute_activations(model: PreTrainedModel, name: str) -> None:

@@ -30,8 +30,10 @@ class Snapshot(NamedTuple):
     commit: str | None
 
 
-def snapshot(name: str, revision: str | None, with_weights: bool) -> Snapshot:
-    """The folder ``name`` where there is one, else the files of the hub model of this name.
+def snapshot(
+    name: str, revision: str | None, with_weights: bool, needed: tuple[str, ...] = ("config.json",)
+) -> Snapshot:
+    """The folder ``name`` where there is one, else the files of the hub model of this name, as `fetch` brings them.
 
     Raises:
         UserError: there is no such folder, or as `fetch` does.
@@ -43,20 +45,20 @@ def snapshot(name: str, revision: str | None, with_weights: bool) -> Snapshot:
         return Snapshot(folder, None)
     if name.startswith((PACKAGE, "/", ".", "~")):
         raise UserError(f"backbone.name={name}: there is no such folder")
-    return fetch(name, revision, with_weights)
+    return fetch(name, revision, with_weights, needed)
 
 
-def fetch(name: str, revision: str | None, with_weights: bool, with_config: bool = True) -> Snapshot:
+def fetch(name: str, revision: str | None, with_weights: bool, needed: tuple[str, ...] = ("config.json",)) -> Snapshot:
     """The files of the hub model ``name`` at ``revision`` (branch, tag or commit), from the cache where possible.
 
-    A cache without a config.json will do where ``with_config`` is false.
+    A cache will do that has the ``needed`` files (patterns).
 
     Raises:
         UserError: no such model or revision, or it is neither in the cache nor to be had over the network.
     """
     patterns = PREPARATION + (SAFE_WEIGHTS if with_weights else [])
     cached = _from_cache(name, revision, patterns)
-    if cached is not None and _complete(cached.folder, with_weights, with_config):
+    if cached is not None and _complete(cached.folder, with_weights, needed):
         return cached
     return _from_network(name, revision, with_weights)
 
@@ -77,9 +79,9 @@ def _from_cache(name: str, revision: str | None, patterns: list[str]) -> Snapsho
     return Snapshot(folder, folder.name)
 
 
-def _complete(folder: Path, with_weights: bool, with_config: bool) -> bool:
+def _complete(folder: Path, with_weights: bool, needed: tuple[str, ...]) -> bool:
     weights = [*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin")]
-    return (bool(weights) or not with_weights) and ((folder / "config.json").is_file() or not with_config)
+    return (bool(weights) or not with_weights) and all(any(folder.glob(pattern)) for pattern in needed)
 
 
 def _from_network(name: str, revision: str | None, with_weights: bool) -> Snapshot:

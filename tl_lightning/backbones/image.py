@@ -1,7 +1,8 @@
 """What all image backbones share: pixels to features, the memory format, and the cut into layers."""
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +13,11 @@ from tl_lightning.errors import UserError, first_line
 from tl_lightning.images import ImageSpec
 
 WHITE = 255.0
+T = TypeVar("T")
 # Networks of many convolutions differ too much in depth (ResNet-18 to -152) to be cut into blocks: their stages.
 STAGE = re.compile(
-    r"(?:^|\.)(?:(?:features|layers?|blocks?|\w*stages?)\.\d+\.|(?:layer|stage|block|denseblock|level|s)\d+\."
-    r"|inception\d|Mixed_\d)"
+    r"(?:^|\.)(?:\w*(?:features|layers?|blocks?|stages?|levels?|network)\.\d+\."
+    r"|\w*(?:layers?|stages?|blocks?|level|cell_|\bs)\d+\.|inception\d|Mixed_\d|features\.conv\d_)"
 )
 # Transformers: their blocks, within the stages where there are stages (Swin).
 BLOCK = re.compile(
@@ -49,10 +51,12 @@ class ImageBackbone(Backbone):
 
     def forward(self, pixels: Tensor) -> Tensor:  # type: ignore[override]
         """Pixels (B, 3, H, W), uint8 or float, on the scale of 0 to 255 -> (B, D)."""
+        return self.features(self.normalised(pixels))
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) on the scale of 0 to 255 -> images (B, 3, H, W) as the model takes them."""
         images = (pixels.to(self.scale.dtype) - self.shift) / self.scale
-        if self.convolutional:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return self.features(images)
+        return images.contiguous(memory_format=torch.channels_last) if self.convolutional else images
 
     def features(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> (B, D)."""
@@ -65,23 +69,38 @@ class ImageBackbone(Backbone):
         return group_by_layer(names, STAGE if self.convolutional else BLOCK)
 
     def measured(self) -> int:
-        """The width D of the features, found by an image that has a size but no pixels.
+        """The width D of the features.
 
         Raises:
-            UserError: the network does not take images of the preprocessor's size.
+            UserError: the network does not take images of the preprocessor's size, or its layers are not known.
         """
-        height, width = self.preprocessor.size
+        self._refuse_without_layers()
+        features: Tensor = self.imagined(self.forward)
+        assert features.ndim == 2, f"{self.identity['name']} gives features of the shape {tuple(features.shape)}"
+        return int(features.shape[1])
+
+    def _refuse_without_layers(self) -> None:
+        try:
+            self.layer_groups()
+        except ValueError as fault:
+            raise UserError(f"backbone.name={self.identity['name']} cannot be fine-tuned here: {fault}") from fault
+
+    def imagined(self, step: Callable[[Tensor], T]) -> T:
+        """What ``step`` makes, in eval mode, of an image of the preprocessor's size that has a shape but no pixels.
+
+        Raises:
+            UserError: the network does not take images of this size.
+        """
         modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
             with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-                features = self(torch.zeros(1, 3, height, width, dtype=torch.uint8))
+                return step(torch.zeros(1, 3, *self.preprocessor.size, dtype=torch.uint8))
         except (RuntimeError, ValueError, AssertionError) as fault:
-            raise unfit_size(str(self.identity["name"]), (height, width), fault) from fault
-        for module, mode in modes.items():
-            module.training = mode
-        assert features.ndim == 2, f"{self.identity['name']} gives features of the shape {tuple(features.shape)}"
-        return int(features.shape[1])
+            raise unfit_size(str(self.identity["name"]), self.preprocessor.size, fault) from fault
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
 
 
 def resized(spec: ImageSpec, size: int | None) -> ImageSpec:

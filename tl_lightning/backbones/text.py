@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from tl_lightning.backbones.base import Backbone
-from tl_lightning.backbones.hf import load_model, read_config, recompute_activations
+from tl_lightning.backbones.hf import load_model, read_config, recompute_activations, take_off_pooler
 from tl_lightning.backbones.hub import snapshot
 from tl_lightning.backbones.pooling import POOLINGS
 from tl_lightning.backbones.weights import check_sha256, load_weights
@@ -125,8 +125,7 @@ def _model(
 ) -> PreTrainedModel:
     """The bare model without the pooler, which no pooling here uses."""
     model = load_model(name, config, folder if published else None, attn_implementation).model
-    if getattr(model, "pooler", None) is not None:
-        model.pooler = None
+    take_off_pooler(model)
     model.config.use_cache = False
     log.info("backbone %s: %s", name, type(model).__name__)
     return model

@@ -92,7 +92,7 @@ def load_tensors(model: nn.Module, tensors: dict[str, Tensor], told: str, left_o
     if any(faults.values()):
         raise UserError(
             f"{told} does not fit {type(model).__name__}: "
-            + "; ".join(f"{len(keys)} keys {what} ({_some(keys)})" for what, keys in faults.items() if keys)
+            + "; ".join(f"{len(keys)} keys {what} ({some(keys)})" for what, keys in faults.items() if keys)
         )
 
 
@@ -112,5 +112,6 @@ def check_sha256(path: Path, expected: str) -> None:
         )
 
 
-def _some(keys: list[str]) -> str:
+def some(keys: list[str]) -> str:
+    """The first of them, for a message."""
     return ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
