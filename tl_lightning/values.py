@@ -36,6 +36,10 @@ RANGES: dict[str, Rule] = {
     "test_fraction": BETWEEN_0_AND_1,
     "train_fraction": POSITIVE_UP_TO_1,
     "layer_decay": POSITIVE_UP_TO_1,
+    "drop_path": SHARE_BELOW_1,
+    "image_size": AT_LEAST_1,
+    "width": AT_LEAST_1,
+    "depth": AT_LEAST_1,
 }
 
 
