@@ -36,6 +36,10 @@ RANGES: dict[str, Rule] = {
     "test_fraction": BETWEEN_0_AND_1,
     "train_fraction": POSITIVE_UP_TO_1,
     "layer_decay": POSITIVE_UP_TO_1,
+    "mixup": NOT_NEGATIVE,
+    "cutmix": NOT_NEGATIVE,
+    "mix_off_epochs": NOT_NEGATIVE,
+    "random_erasing": (lambda x: 0 <= x <= 1, "a probability, 0 to 1,"),
 }
 
 

@@ -91,7 +91,8 @@ def learn_classes(
 ) -> tuple[str, ...]:
     """The classes in their order: as the source declares them, else by number, else by alphabet.
 
-    seen: the labels of the training split. hint: what the user may have meant. Raises UserError for fewer than two classes (or no label at all).
+    seen: the labels of the training split. hint: what the user may have meant. Raises UserError for fewer than two
+    classes (or no label at all).
     """
     if target == "number":
         return ()

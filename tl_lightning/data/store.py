@@ -85,6 +85,9 @@ class Store:
         self._texts = pa.ipc.open_file(pa.memory_map(str(folder / TEXTS)))
         self.first_rows: dict[str, int] = self.meta["first_rows"]
 
+    def __reduce__(self) -> tuple[type["Store"], tuple[Path]]:
+        return type(self), (self.folder,)  # another process maps the files itself
+
     def __len__(self) -> int:
         return len(self._arrays["rows"])
 
