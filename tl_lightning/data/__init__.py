@@ -5,5 +5,7 @@ from tl_lightning.data.files import TextFiles
 from tl_lightning.data.hub import HubText
 from tl_lightning.data.image_digits import Digits
 from tl_lightning.data.image_folder import ImageFolder
+from tl_lightning.data.image_hub import HubImages
+from tl_lightning.data.image_table import ImageTable
 
-__all__ = ["Batch", "Digits", "HubText", "ImageFolder", "TextFiles"]
+__all__ = ["Batch", "Digits", "HubImages", "HubText", "ImageFolder", "ImageTable", "TextFiles"]
