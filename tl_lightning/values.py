@@ -40,6 +40,10 @@ RANGES: dict[str, Rule] = {
     "image_size": AT_LEAST_1,
     "width": AT_LEAST_1,
     "depth": AT_LEAST_1,
+    "mixup": NOT_NEGATIVE,
+    "cutmix": NOT_NEGATIVE,
+    "mix_off_epochs": NOT_NEGATIVE,
+    "random_erasing": (lambda x: 0 <= x <= 1, "a probability, 0 to 1,"),
 }
 
 
