@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from tl_lightning.data import Batch
 from tl_lightning.data.image_mixing import Mixer

@@ -137,7 +137,7 @@ def test_one_pixel(kind: str) -> None:
 def test_a_truncated_file_is_told_without_training(kind: str, share: float, thorough: bool) -> None:
     data = encoded(RGB, kind)
     check(data, thorough)
-    with pytest.raises(ImageError, match="damaged|no whole image"):
+    with pytest.raises(ImageError, match=r"damaged|no whole image"):
         check(data[: int(len(data) * share)], thorough)
 
 
