@@ -12,6 +12,7 @@ import torch
 
 from tests.data.pictures import photos
 from tl_lightning.data import ImageFolder, image_cache, image_dataset, memory
+from tl_lightning.data.image_reading import decode
 from tl_lightning.errors import UserError
 from tl_lightning.images import ImageSpec
 
@@ -23,7 +24,6 @@ COUNT = 40
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[bytes]:
     """How often each file was decoded."""
     counts: Counter[bytes] = Counter()
-    decode = image_dataset.decode
 
     def counting(data: bytes) -> torch.Tensor:
         counts[data] += 1

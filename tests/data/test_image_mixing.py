@@ -27,7 +27,7 @@ def test_mixup_mixes_images_and_classes_by_the_same_share(seed: int) -> None:
         share = mixed.target[at, at].item()
         assert mixed.target[at, at - 1].item() == pytest.approx(1 - share, abs=1e-6)
         expected = share * 20 * at + (1 - share) * 20 * ((at - 1) % 4)
-        assert mixed.inputs["pixels"][at].unique().tolist() == pytest.approx([expected], abs=1e-4)
+        assert torch.allclose(mixed.inputs["pixels"][at], torch.tensor(expected), atol=1e-4)
     assert batch.inputs["pixels"].dtype == torch.uint8
 
 
@@ -44,7 +44,8 @@ def test_cutmix_pastes_as_much_as_the_target_says(seed: int) -> None:
 def test_both_are_taken_in_turn_by_chance() -> None:
     torch.manual_seed(0)
     mixer, batch = Mixer(0.5, 0.5, 4), _batch(torch.tensor([0, 1, 2, 3]))
-    flat = [len(mixer(batch).inputs["pixels"][1].unique()) == 1 for _ in range(60)]
+    one = [mixer(batch).inputs["pixels"][1] for _ in range(60)]
+    flat = [bool((pixels == pixels[0, 0, 0]).all()) for pixels in one]
     assert 15 < sum(flat) < 50
 
 

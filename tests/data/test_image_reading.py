@@ -16,7 +16,7 @@ RGB = Image.fromarray(noise(0, 48, 64))
 MODES = ["RGB", "L", "1", "CMYK"]
 
 
-def _by_pillow(data: bytes) -> np.ndarray:  # type: ignore[type-arg]
+def _by_pillow(data: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
@@ -74,7 +74,7 @@ def test_png_is_upright() -> None:
     assert np.array_equal(pixels_of(data), _by_pillow(data))
 
 
-def _on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     share = alpha[..., None] / 255
     return rgb * share + 255 * (1 - share)
 
