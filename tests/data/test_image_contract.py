@@ -1,6 +1,7 @@
 """What every kind of image data must do, over kinds and targets."""
 
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -131,6 +132,15 @@ def test_nested_folders_any_case_and_what_is_no_image(tmp_path: Path) -> None:
     assert sum(data.summary["rows"].values()) == 21
     (row,) = np.flatnonzero(["deep/er/99.PNG" in text for text in data._parts["train"].store.texts(np.arange(21))])
     assert row >= 0
+
+
+def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    root = _splits(tmp_path / "set", train=20)
+    odd = root / os.fsdecode(b"train/bee/f\xfc.png")
+    put(odd, png(99))
+    data = _made("folder", tmp_path, root=str(root))
+    assert sum(data.summary["rows"].values()) == 21
+    assert "train/bee/f?.png" in data._parts["train"].store.texts(np.arange(21))
 
 
 def test_a_link_that_leads_back_up_ends(tmp_path: Path) -> None:
