@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tl_lightning.data.base import Array
 from tl_lightning.errors import UserError
+from tl_lightning.images import ImageSpec
 
 LONGEST = 512
 """Tokens per text where the user asks for nothing: attention over more is rarely worth its price."""
@@ -31,6 +32,10 @@ class Encoder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None, pairs: bool) -> None:
+        if isinstance(tokenizer, ImageSpec):
+            raise UserError(
+                "This data holds texts, which the backbone does not take: type for example backbone=bert_base."
+            )
         if not getattr(tokenizer, "is_fast", False):
             raise UserError(
                 f"The tokenizer {type(tokenizer).__name__} of this backbone has no fast version, "

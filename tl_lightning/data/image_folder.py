@@ -23,7 +23,7 @@ NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("t
 class FolderSource:
     """The images below FOLDER/CLASS/, at any depth; those of each class in the order of their paths.
 
-    root: what the paths in tables and fingerprints begin at. Raises UserError for a folder without classes and a class
+    root: what the paths in tables begin at. Raises UserError for a folder without classes and a class
     without images.
     """
 
@@ -34,8 +34,9 @@ class FolderSource:
         found = {name: sorted(_images(folder / name)) for name in classes}
         _check(folder, found, option)
         self._labels: list[Cell] = [name for name, paths in found.items() for _ in paths]
-        # Not a list: looking at its strings would copy it into every worker process.
-        self._paths = pa.array([path for paths in found.values() for path in paths], pa.large_string())
+        # Not a list: looking at its strings would copy it into every worker process. As bytes, since a name on disk
+        # need not be UTF-8.
+        self._paths = pa.array([os.fsencode(path) for paths in found.values() for path in paths], pa.large_binary())
 
     def class_names(self, label: str) -> None:
         """The folders are the classes, in the usual order."""
@@ -43,7 +44,7 @@ class FolderSource:
 
     def key(self) -> object:
         """Root, and path, size and time of change of every file."""
-        return [str(self._root.resolve()), [(path, *stamp(path)) for path in self._paths.to_pylist()]]
+        return [str(self._root.resolve()), [(os.fsdecode(path), *stamp(path)) for path in self._paths.to_pylist()]]
 
     def labels(self) -> list[Cell]:
         """The class folder of each file."""
@@ -51,12 +52,11 @@ class FolderSource:
 
     def name(self, at: int) -> str:
         """The path below the root."""
-        return Path(self.place(at)).relative_to(self._root).as_posix()
+        return Path(self.place(at)).relative_to(self._root).as_posix().encode(errors="replace").decode()
 
     def place(self, at: int) -> str:
         """The whole path."""
-        path: str = self._paths[at].as_py()
-        return path
+        return os.fsdecode(self._paths[at].as_py())
 
     def read(self, at: int) -> bytes:
         """The file. Raises ImageError."""

@@ -95,7 +95,7 @@ def _size(data: bytes) -> tuple[int, int]:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return image.size
     except UnidentifiedImageError:
-        raise ImageError(f"is no image of a known format ({', '.join(FORMATS)})") from None
+        raise ImageError(f"is no whole image of a known format ({', '.join(FORMATS)})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as fault:
         raise ImageError(_bomb(first_line(fault))) from None
     except Exception as fault:

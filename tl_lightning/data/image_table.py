@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -85,6 +84,3 @@ class ImageTable(ImageData):
         if not root.is_dir():
             raise UserError(f"data.root={self.root}: there is no such folder. A relative path begins at {Path.cwd()}.")
         return TableSource(table, root, Columns(self.image, None, self.label))
-
-    def _origin(self) -> dict[str, Any]:
-        return {"columns": [self.image, self.label]}
