@@ -1,7 +1,11 @@
 """Tiny image models of each kind, and what tests ask of all of them."""
 
+import atexit
 import json
+import shutil
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +38,7 @@ TINY: dict[str, Callable[[], PreTrainedConfig]] = {
     "convnext": lambda: AutoConfig.for_model("convnext", **GRID),
     "resnet": lambda: AutoConfig.for_model("resnet", **GRID),
 }
-PROCESSOR = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.3, 0.2, 0.1], "size": SIDE, "resample": 3}
+PROCESSOR: dict[str, Any] = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.3, 0.2, 0.1], "size": SIDE, "resample": 3}
 TIMM = ("test_vit", "test_resnet", "test_convnext", "test_efficientnet")
 
 
@@ -53,7 +57,7 @@ def save_timm_model(architecture: str, folder: Path) -> Path:
     """A random model of timm with its classifier, in a folder as timm puts it on the hub."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        save_for_hf(timm.create_model(architecture), folder, safe_serialization=True)
+        save_for_hf(timm.create_model(architecture), str(folder), safe_serialization=True)
     return folder
 
 
@@ -75,12 +79,34 @@ MAKERS |= {
         "squeezenet1_1": 32,
         "googlenet": 32,
         "inception_v3": 96,
-        "maxvit_t": 224,
         "swin_t": 32,
         "vit_b_32": 64,
     }.items()
 }
 MAKERS |= {f"timm {name}": lambda name=name, **has: Timm(name, pretrained=False, **has) for name in TIMM}
+
+
+KINDS = [*MAKERS, *(f"hf {kind}" for kind in TINY)]
+
+
+@cache
+def vision(kind: str) -> str:
+    """The folder of a tiny vision model of transformers; read only."""
+    folder = Path(tempfile.mkdtemp(prefix="tl_lightning_vision_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return str(save_vision_model(kind, folder))
+
+
+def make(kind: str, **has: Any) -> ImageBackbone:
+    """A backbone of one of KINDS."""
+    torch.manual_seed(0)
+    return HFImage(vision(kind.removeprefix("hf ")), **has) if kind.startswith("hf ") else MAKERS[kind](**has)
+
+
+@cache
+def shared(kind: str) -> ImageBackbone:
+    """One backbone of each kind for the tests that only look at it."""
+    return make(kind)
 
 
 def pixels(backbone: ImageBackbone, count: int = 2) -> Tensor:
