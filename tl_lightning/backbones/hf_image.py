@@ -86,7 +86,7 @@ class HFImage(ImageBackbone):
         interpolates = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
         self.options = {"interpolate_pos_encoding": True} if interpolates else {}
         self.leading = leading_tokens(model)
-        self.pooling = choose(model, pooling, self.imagined(lambda pixels: self.output(self.normalised(pixels))), name)
+        self.pooling = choose(model, pooling, self.tried(lambda pixels: self.output(self.normalised(pixels))), name)
         self.identity |= {"pooling": self.pooling, "attention": model.config._attn_implementation}
         self.out_features = self.measured()
         log.info("backbone %s: %s", name, type(model).__name__)

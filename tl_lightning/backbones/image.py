@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tl_lightning.backbones.base import Backbone, group_by_layer
 from tl_lightning.errors import UserError, first_line
@@ -75,7 +74,7 @@ class ImageBackbone(Backbone):
             UserError: the network does not take images of the preprocessor's size, or its layers are not known.
         """
         self._refuse_without_layers()
-        features: Tensor = self.imagined(self.forward)
+        features: Tensor = self.tried(self.forward)
         assert features.ndim == 2, f"{self.identity['name']} gives features of the shape {tuple(features.shape)}"
         return int(features.shape[1])
 
@@ -85,8 +84,10 @@ class ImageBackbone(Backbone):
         except ValueError as fault:
             raise UserError(f"backbone.name={self.identity['name']} cannot be fine-tuned here: {fault}") from fault
 
-    def imagined(self, step: Callable[[Tensor], T]) -> T:
-        """What ``step`` makes, in eval mode, of an image of the preprocessor's size that has a shape but no pixels.
+    def tried(self, step: Callable[[Tensor], T]) -> T:
+        """What ``step`` makes of one black image of the preprocessor's size, in eval mode; leaves no trace.
+
+        A real image, for some architectures keep what they make of a shape: of an imaginary one, it would stay so.
 
         Raises:
             UserError: the network does not take images of this size.
@@ -94,9 +95,9 @@ class ImageBackbone(Backbone):
         modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
-            with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 return step(torch.zeros(1, 3, *self.preprocessor.size, dtype=torch.uint8))
-        except (RuntimeError, ValueError, AssertionError) as fault:
+        except (RuntimeError, TypeError, ValueError, AssertionError) as fault:
             raise unfit_size(str(self.identity["name"]), self.preprocessor.size, fault) from fault
         finally:
             for module, mode in modes.items():
@@ -112,7 +113,7 @@ def resized(spec: ImageSpec, size: int | None) -> ImageSpec:
 
 def unfit_size(name: str, size: tuple[int, int], fault: BaseException) -> UserError:
     """The message for a size that the architecture cannot take."""
-    return UserError(f"backbone.name={name} does not take backbone.image_size={size[0]}: {first_line(fault)}")
+    return UserError(f"backbone.image_size={size[0]}: {name} does not take images of this size: {first_line(fault)}")
 
 
 def refuse_indivisible(name: str, size: tuple[int, int], patch: int) -> None:

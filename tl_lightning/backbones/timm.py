@@ -8,12 +8,10 @@ from torch import Tensor, nn
 
 from tl_lightning.backbones.image import ImageBackbone, no_drop_path, refuse_indivisible, resized
 from tl_lightning.backbones.timm_source import Source, find, image_spec
-from tl_lightning.backbones.weights import read_tensors, read_weights, without_prefix
+from tl_lightning.backbones.weights import load_tensors, read_tensors, read_weights, without_prefix
 from tl_lightning.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
-
-LONGEST = 200  # characters of a list of keys
 
 
 class Timm(ImageBackbone):
@@ -89,9 +87,9 @@ def _model(
     overlay: dict[str, Any] = {}
     if tensors is not None:
         heads = _heads(source.described.classifier)
-        kept = {key: value for key, value in tensors.items() if not key.startswith(heads)}
+        tensors = {key: value for key, value in tensors.items() if not key.startswith(heads)}
         # No classes on either side: then timm loads strictly.
-        overlay = {"state_dict": kept, "source": None, "num_classes": 0, "label_offset": 0}
+        overlay = {"state_dict": tensors, "source": None, "num_classes": 0, "label_offset": 0}
     try:
         model: Any = timm.create_model(
             source.architecture,
@@ -101,7 +99,9 @@ def _model(
             **options,
         )
     except (AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as fault:
-        raise _refused(name, fault, told, options) from fault
+        if tensors is not None:  # is it they, or the architecture?  Name the keys.
+            load_tensors(_model(timm, name, source, None, told, options), tensors, told)
+        raise _refused(name, fault, options) from fault
     model.pretrained_cfg.pop("state_dict", None)  # a second copy of all weights
     return model  # type: ignore[no-any-return]
 
@@ -111,12 +111,9 @@ def _heads(classifier: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return tuple(f"{name}." for name in names)
 
 
-def _refused(name: str, fault: Exception, told: str, options: dict[str, Any]) -> UserError:
+def _refused(name: str, fault: Exception, options: dict[str, Any]) -> UserError:
     if isinstance(fault, TypeError) and "drop_path_rate" in str(fault):
         return no_drop_path(name, options["drop_path_rate"])
-    if "state_dict" in str(fault):
-        kinds = [line.strip()[:LONGEST] for line in str(fault).splitlines()[1:]]
-        return UserError(f"{told} does not fit {name}: {'; '.join(kinds)}"[: 4 * LONGEST])
     size = f" with backbone.image_size={options['img_size'][0]}" if "img_size" in options else ""
     return UserError(f"backbone.name={name}{size}: timm cannot make it: {first_line(fault)}")
 

@@ -1,10 +1,12 @@
 """Image backbones of torchvision."""
 
+import re
 from typing import Any
 
 import torchvision.models
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights, list_models
+from torchvision.models.densenet import DenseNet
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 from torchvision.ops import StochasticDepth
 
@@ -19,6 +21,7 @@ AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # the second heads of GoogLeNet an
 # The published weights of both want the input in the first networks' scale, and drop the second heads.
 INCEPTION = {"transform_input": True, "aux_logits": False, "init_weights": True}
 POSITIONS = "encoder.pos_embedding"
+OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # in all that torchvision publishes of it
 
 
 class Torchvision(ImageBackbone):
@@ -57,11 +60,11 @@ class Torchvision(ImageBackbone):
         revision = None
         if weights is not None:
             tensors = without_prefix(read_weights(weights), ("backbone.model.",))
-            load_tensors(model, _at_size(model, tensors), f"backbone.weights={weights}", left_out)
+            load_tensors(model, _adapted(model, tensors), f"backbone.weights={weights}", left_out)
         elif pretrained:
             file = cached_file(published.url, name)
             revision, told = file.name, f"backbone.name={name}: {file}"
-            load_tensors(model, _at_size(model, read_tensors(file, told)), told, left_out)
+            load_tensors(model, _adapted(model, read_tensors(file, told)), told, left_out)
         identity = {"revision": revision, "class": type(model).__name__, "pretrained": pretrained, "weights": weights}
         super().__init__(model, spec, {"name": name, **identity})
         self.out_features = self.measured()
@@ -118,8 +121,10 @@ def _set_drop_path(model: nn.Module, drop_path: float, name: str) -> None:
         place.p = drop_path * depth / (len(places) - 1)
 
 
-def _at_size(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A ViT's position embeddings for the model's image size."""
+def _adapted(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A ViT's position embeddings for the model's image size, and DenseNet's keys as they are called today."""
     if isinstance(model, VisionTransformer) and POSITIONS in tensors:
         interpolate_embeddings(model.image_size, model.patch_size, tensors)
+    if isinstance(model, DenseNet):
+        return {OLD_DENSENET.sub(r"\1\2", key): value for key, value in tensors.items()}
     return tensors
