@@ -19,9 +19,10 @@ from torch.utils.data import DataLoader
 from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.models.vision_transformer import VisionTransformer
 
-from tl_lightning.backbones import Backbone, HFText
+from tl_lightning.backbones import Backbone, HFText, ImageBackbone
 from tl_lightning.config import config_folder
 from tl_lightning.heads import Linear
+from tl_lightning.images import ImageSpec
 from tl_lightning.objectives import MultiClass
 from tl_lightning.optim import constant
 from tl_lightning.strategies import FineTuning
@@ -75,36 +76,22 @@ CASES: dict[str, Case] = {
 }
 
 
-class Pixels(Backbone):
-    """A torchvision network of fresh weights; its layer groups are given by prefixes, the input side first."""
-
-    def __init__(self, network: nn.Module, out_features: int, groups: Sequence[Sequence[str]]) -> None:
-        super().__init__()
-        self.network, self.out_features = network, out_features
-        self.preprocessor, self.identity = None, {"name": type(network).__name__}
-        self._prefixes = [tuple(f"network.{prefix}" for prefix in group) for group in groups]
-
-    def forward(self, **inputs: Tensor) -> Tensor:
-        features: Tensor = self.network(inputs["pixels"].float() / 255)
-        return features
-
-    def layer_groups(self) -> list[list[str]]:
-        names = [name for name, _ in self.named_parameters()]
-        return [[name for name in names if name.startswith(prefixes)] for prefixes in self._prefixes]
+def _image(network: nn.Module) -> ImageBackbone:
+    made = ImageBackbone(network, ImageSpec((32, 32), 32), {"name": type(network).__name__})
+    made.out_features = made.measured()
+    return made
 
 
-def _resnet() -> Pixels:
+def _resnet() -> ImageBackbone:
     network = ResNet(BasicBlock, [1, 1, 1, 1])
     network.fc = nn.Identity()  # type: ignore[assignment]
-    return Pixels(network, 512, [["conv1", "bn1"], *([f"layer{stage}"] for stage in range(1, 5))])
+    return _image(network)
 
 
-def _vit() -> Pixels:
+def _vit() -> ImageBackbone:
     network = VisionTransformer(32, 16, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64, dropout=0.1)
     network.heads = nn.Identity()  # type: ignore[assignment]
-    layers = [f"encoder.layers.encoder_layer_{layer}" for layer in range(2)]
-    first = ["class_token", "conv_proj", "encoder.pos_embedding"]
-    return Pixels(network, 32, [first, [layers[0]], [layers[1], "encoder.ln"]])
+    return _image(network)
 
 
 def backbone(kind: str, tiny: Callable[[str], Path]) -> Backbone:

@@ -29,7 +29,7 @@ class Parts:
     """What a run is made of."""
 
     task: TransferTask
-    data: Any  # a LightningDataModule with num_outputs, classes, fingerprint, summary and texts()
+    data: Any  # a LightningDataModule with num_outputs, classes, fingerprint, summary, texts(), perhaps pictures()
     trainer: Trainer
     best: Best | None
     throughput: Throughput

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 import yaml
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from tl_lightning import predictions, report, tracking, wandb_run
+from tl_lightning import predictions, report, tracking, wandb_results, wandb_run
 from tl_lightning.bootstrap import intervals
 from tl_lightning.build import Parts, build
 from tl_lightning.errors import UserError
@@ -164,8 +165,9 @@ def _write_results(parts: Parts, folder: Path, record: Record) -> None:
     table = predictions.columns(tested, objective, task.classes)
     predictions.write(folder / "predictions.parquet", table)
     write_json(folder / "metrics.json", metrics)
-    texts = parts.data.texts("test", table["id"][: wandb_run.MOST_ROWS])
-    wandb_run.log_test(trainer.loggers, table, texts, task.classes)
+    texts = parts.data.texts("test", table["id"][: wandb_results.MOST_ROWS])
+    pictures = partial(parts.data.pictures, "test") if hasattr(parts.data, "pictures") else None
+    wandb_results.log_test(trainer.loggers, table, texts, task.classes, pictures)
     throughput, tracked = parts.throughput, _wandb(trainer)
     record.end(
         "finished",

@@ -45,6 +45,14 @@ RANGES: dict[str, Rule] = {
     "epochs_per_group": (lambda x: x > 0, "above 0 (0.25 opens four groups at once)"),
     "cut_frac": BETWEEN_0_AND_1,
     "ratio": AT_LEAST_1,
+    "drop_path": SHARE_BELOW_1,
+    "image_size": AT_LEAST_1,
+    "width": AT_LEAST_1,
+    "depth": AT_LEAST_1,
+    "mixup": NOT_NEGATIVE,
+    "cutmix": NOT_NEGATIVE,
+    "mix_off_epochs": NOT_NEGATIVE,
+    "random_erasing": (lambda x: 0 <= x <= 1, "a probability, 0 to 1,"),
 }
 
 

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,6 @@ log = logging.getLogger(__name__)
 SERVER = "https://api.wandb.ai"
 PROBE_S = 3.0
 INIT_S, FINISH_S = 20, 60
-MOST_ROWS = 10_000  # of the table of predictions
-MOST_CLASSES = 100  # of the confusion matrix
 STARTING: list[Future[WandbLogger]] = []  # W&B itself allows one run at a time in a process
 
 
@@ -121,47 +119,6 @@ def _in_netrc(host: str) -> bool:
         return found is not None and netrc.netrc(found).authenticators(host) is not None
     except (netrc.NetrcParseError, OSError):
         return False
-
-
-def log_test(
-    loggers: Sequence[Logger],
-    predictions: Mapping[str, Sequence[Any]],
-    texts: Sequence[str],
-    classes: Sequence[str],
-) -> None:
-    """Send the table of test predictions and, for single-label classes, the confusion matrix to W&B.
-
-    Args:
-        loggers: those of the run; only W&B's is used.
-        predictions: columns of equal length, as in predictions.parquet.
-        texts: what the model read, for the rows of ``predictions``.
-        classes: names of the outputs.
-    """
-    for logger in loggers:
-        if isinstance(logger, InBackground):
-            _log_test(logger.inner.experiment, predictions, texts, classes)
-
-
-def _log_test(run: Any, predictions: Mapping[str, Sequence[Any]], texts: Sequence[str], classes: Sequence[str]) -> None:
-    import wandb
-
-    names: list[str | int] = [*predictions, "text"]
-    columns = [*(predictions[name][:MOST_ROWS] for name in predictions), texts[:MOST_ROWS]]
-    rows = [[_cell(value) for value in row] for row in zip(*columns, strict=True)]
-    found: dict[str, Any] = {"test/predictions": wandb.Table(columns=list(names), data=rows)}
-    single = bool(predictions["target"]) and isinstance(predictions["target"][0], str)
-    if single and len(classes) <= MOST_CLASSES:
-        number = {name: i for i, name in enumerate(classes)}
-        found["test/confusion"] = wandb.plot.confusion_matrix(
-            y_true=[number[name] for name in predictions["target"]],
-            preds=[number[name] for name in predictions["prediction"]],
-            class_names=list(classes),
-        )
-    run.log(found)
-
-
-def _cell(value: Any) -> Any:
-    return ", ".join(value) if isinstance(value, list) else value
 
 
 def finish(failed: bool = False) -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tl_lightning.data import Batch, TextFiles
-from tl_lightning.data.batching import BucketBatchSampler, TextLoader
+from tl_lightning.data.batching import BucketBatchSampler
+from tl_lightning.data.loading import ExactLoader
 
 Make = Callable[..., TextFiles]
 Write = Callable[[str, Any], Path]
@@ -88,7 +89,7 @@ def test_repeated_rows_have_no_index(write: Write, make: Make, reviews: list[dic
     assert torch.equal(batch.inputs["input_ids"][2], batch.inputs["input_ids"][0])
 
 
-def _loader(write: Write, make: Make, reviews: list[dict[str, Any]], **options: Any) -> TextLoader:
+def _loader(write: Write, make: Make, reviews: list[dict[str, Any]], **options: Any) -> ExactLoader:
     write("all.csv", reviews)
     return make("all.csv", **({"batch_size": 5} | options)).train_dataloader()
 

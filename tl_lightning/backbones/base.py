@@ -37,24 +37,25 @@ class Backbone(nn.Module, ABC):
         return group_by_layer(name for name, _ in self.named_parameters())
 
 
-def group_by_layer(names: Iterable[str]) -> list[list[str]]:
+def group_by_layer(names: Iterable[str], layer: re.Pattern[str] = LAYER) -> list[list[str]]:
     """Cut parameter names into the input side, each layer, and (with the last layer) what follows it.
 
-    A name without a layer number belongs to the input side if it speaks of an embedding or stands before the
-    first layer, otherwise to the last layer.
+    Names that agree up to the end of the match of ``layer`` are one layer; layers stand in the order of their first
+    names.  A name without a match belongs to the input side if it speaks of an embedding or stands before the first
+    layer, otherwise to the last layer before it.
 
     Raises:
-        ValueError: no name holds a layer number.
+        ValueError: no name matches.
     """
     names = list(names)
-    numbers = [int(m.group(1)) if (m := LAYER.search(name)) else None for name in names]
-    if all(n is None for n in numbers):
-        raise ValueError(f"no layers found in the parameter names {names[:5]} ...: extend backbones.base.LAYER")
-    depth = max(n for n in numbers if n is not None) + 1
-    first = next(i for i, n in enumerate(numbers) if n is not None)
-    groups: list[list[str]] = [[] for _ in range(depth + 1)]
-    for i, (name, number) in enumerate(zip(names, numbers, strict=True)):
-        before = i < first or INPUT_SIDE.search(name)
-        groups[number + 1 if number is not None else 0 if before else depth].append(name)
+    keys = [name[: m.end()] if (m := layer.search(name)) else None for name in names]
+    order = {key: place for place, key in enumerate(dict.fromkeys(filter(None, keys)), start=1)}
+    if not order:
+        raise ValueError(f"no layers found in the parameter names {names[:5]} ...: extend the patterns of its backbone")
+    groups: list[list[str]] = [[] for _ in range(len(order) + 1)]
+    reached = 0
+    for name, key in zip(names, keys, strict=True):
+        reached = max(reached, order[key]) if key else reached
+        groups[order[key] if key else 0 if INPUT_SIDE.search(name) else reached].append(name)
     assert sorted(n for g in groups for n in g) == sorted(names), "layer groups must be a complete partition"
     return [group for group in groups if group]

@@ -1,16 +1,18 @@
 """Bring a model's files from the hub, the local cache first."""
 
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from huggingface_hub import HfApi, ModelInfo, errors, snapshot_download
 
 from tl_lightning.errors import UserError
+from tl_lightning.files import PACKAGE, located
 from tl_lightning.retry import tried
 
 PREPARATION = ["*.json", "*.txt", "*.model"]
-SAFE_WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
+SAFE_WEIGHTS = ["model*.safetensors", "model*.safetensors.index.json"]
 PICKLED_WEIGHTS = ["pytorch_model*.bin", "pytorch_model*.bin.index.json"]  # read with weights_only
 ELSEWHERE = ["*/*"]  # other formats (onnx, coreml, ...) live in folders
 # No server, or one that does not answer the first question: trying again only costs time.
@@ -28,18 +30,40 @@ class Snapshot(NamedTuple):
     commit: str | None
 
 
-def fetch(name: str, revision: str | None, with_weights: bool) -> Snapshot:
+def snapshot(
+    name: str, revision: str | None, with_weights: bool, needed: tuple[str, ...] = ("config.json",)
+) -> Snapshot:
+    """The folder ``name`` where there is one, else the files of the hub model of this name, as `fetch` brings them.
+
+    Raises:
+        UserError: there is no such folder, or as `fetch` does.
+    """
+    folder = located(name)
+    if folder.is_dir():
+        if revision is not None:
+            raise UserError(f"backbone.revision={revision} is for hub models, and backbone.name={name} is a folder")
+        return Snapshot(folder, None)
+    if name.startswith((PACKAGE, "/", ".", "~")):
+        raise UserError(f"backbone.name={name}: there is no such folder")
+    return fetch(name, revision, with_weights, needed)
+
+
+def fetch(name: str, revision: str | None, with_weights: bool, needed: tuple[str, ...] = ("config.json",)) -> Snapshot:
     """The files of the hub model ``name`` at ``revision`` (branch, tag or commit), from the cache where possible.
+
+    A cache will do that has the ``needed`` files (patterns).
 
     Raises:
         UserError: no such model or revision, or it is neither in the cache nor to be had over the network.
     """
     patterns = PREPARATION + (SAFE_WEIGHTS if with_weights else [])
-    cached = _from_cache(name, revision, patterns, with_weights)
-    return cached or _from_network(name, revision, with_weights)
+    cached = _from_cache(name, revision, patterns)
+    if cached is not None and _complete(cached.folder, with_weights, needed):
+        return cached
+    return _from_network(name, revision, with_weights)
 
 
-def _from_cache(name: str, revision: str | None, patterns: list[str], with_weights: bool) -> Snapshot | None:
+def _from_cache(name: str, revision: str | None, patterns: list[str]) -> Snapshot | None:
     try:
         folder = Path(
             snapshot_download(
@@ -52,12 +76,12 @@ def _from_cache(name: str, revision: str | None, patterns: list[str], with_weigh
         )
     except (errors.LocalEntryNotFoundError, errors.HFValidationError):
         return None
-    return Snapshot(folder, folder.name) if _complete(folder, with_weights) else None
+    return Snapshot(folder, folder.name)
 
 
-def _complete(folder: Path, with_weights: bool) -> bool:
-    weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
-    return (folder / "config.json").is_file() and (bool(weights) or not with_weights)
+def _complete(folder: Path, with_weights: bool, needed: tuple[str, ...]) -> bool:
+    weights = [*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin")]
+    return (bool(weights) or not with_weights) and all(any(folder.glob(pattern)) for pattern in needed)
 
 
 def _from_network(name: str, revision: str | None, with_weights: bool) -> Snapshot:
@@ -75,7 +99,7 @@ def _from_network(name: str, revision: str | None, with_weights: bool) -> Snapsh
 
     info = _asked(ask, name, revision, hopeless=AWAY | SILENT)
     files = [sibling.rfilename for sibling in info.siblings or []]
-    weights = SAFE_WEIGHTS if any(f.endswith(".safetensors") for f in files) else PICKLED_WEIGHTS
+    weights = SAFE_WEIGHTS if any(fnmatch(f, SAFE_WEIGHTS[0]) for f in files) else PICKLED_WEIGHTS
     folder = _asked(lambda: download(info.sha), name, revision, hopeless=AWAY)
     # Asking for the name the user gave lets the cache know later what that name stood for.
     _asked(lambda: download(revision), name, revision, hopeless=AWAY)

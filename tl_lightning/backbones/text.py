@@ -2,30 +2,21 @@
 
 import logging
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
-import torch
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
-from transformers.utils import logging as transformers_logging
 
 from tl_lightning.backbones.base import Backbone
-from tl_lightning.backbones.hub import Snapshot, fetch
+from tl_lightning.backbones.hf import load_model, read_config, recompute_activations, take_off_pooler
+from tl_lightning.backbones.hub import snapshot
 from tl_lightning.backbones.pooling import POOLINGS
-from tl_lightning.backbones.weights import DAMAGE, check_sha256, load_weights
+from tl_lightning.backbones.weights import check_sha256, load_weights
 from tl_lightning.errors import UserError, first_line
-from tl_lightning.files import PACKAGE, located
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +55,12 @@ class HFText(Backbone):
     ) -> None:
         super().__init__()
         published = pretrained and weights is None
-        snapshot = _snapshot(name, revision, published)
+        found = snapshot(name, revision, published)
         if sha256:
-            check_sha256(snapshot.folder / "model.safetensors", sha256)
-        config = _config(name, snapshot.folder)
-        self.preprocessor: PreTrainedTokenizerBase = _tokenizer(name, snapshot.folder)
-        self.model = _model(name, snapshot.folder, config, published, attn_implementation)
+            check_sha256(found.folder / "model.safetensors", sha256)
+        config = _config(name, found.folder)
+        self.preprocessor: PreTrainedTokenizerBase = _tokenizer(name, found.folder)
+        self.model = _model(name, found.folder, config, published, attn_implementation)
         if weights is not None:
             load_weights(self.model, weights, ("backbone.model.", f"{self.model.base_model_prefix}."))
         self.pooling = pooling or default_pooling(config)
@@ -79,7 +70,7 @@ class HFText(Backbone):
         self.out_features = int(config.get_text_config().hidden_size)
         self.identity = {
             "name": name,
-            "revision": snapshot.commit,
+            "revision": found.commit,
             "class": type(self.model).__name__,
             "pretrained": pretrained,
             "weights": weights,
@@ -95,9 +86,7 @@ class HFText(Backbone):
         model.config.pad_token_id = tokenizer.pad_token_id
         tokenizer.model_max_length = min(int(min(tokenizer.model_max_length, UNLIMITED)), _positions(model))
         if gradient_checkpointing:
-            # The old name is what transformers before 5.2x has, the new one what version 6 will have.
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            recompute_activations(model, type(model).__name__)
         model.train()
 
     def forward(self, **inputs: Tensor) -> Tensor:
@@ -116,28 +105,11 @@ def default_pooling(config: PreTrainedConfig) -> str:
     return "last" if decoder else "cls"
 
 
-def _snapshot(name: str, revision: str | None, with_weights: bool) -> Snapshot:
-    folder = located(name)
-    if folder.is_dir():
-        if revision is not None:
-            raise UserError(f"backbone.revision={revision} is for hub models, and backbone.name={name} is a folder")
-        return Snapshot(folder, None)
-    if name.startswith((PACKAGE, "/", ".", "~")):
-        raise UserError(f"backbone.name={name}: there is no such folder")
-    return fetch(name, revision, with_weights)
-
-
 def _config(name: str, folder: Path) -> PreTrainedConfig:
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as fault:
-        raise UserError(
-            f"backbone.name={name}: its config.json is missing, damaged, of an architecture that this version of"
-            f" transformers does not know, or asks to run code of its own (never done here): {first_line(fault)}"
-        ) from fault
+    config = read_config(name, folder)
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"backbone.name={name} is an encoder-decoder; take an encoder or a decoder")
-    return cast("PreTrainedConfig", config)
+    return config
 
 
 def _tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
@@ -151,26 +123,12 @@ def _tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
 def _model(
     name: str, folder: Path, config: PreTrainedConfig, published: bool, attn_implementation: str | None
 ) -> PreTrainedModel:
-    """The bare model in float32, without the pooler, which no pooling here uses."""
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    how: dict[str, Any] = {"attn_implementation": attn_implementation, "dtype": torch.float32}
-    try:
-        if published:
-            model = AutoModel.from_pretrained(folder, config=config, trust_remote_code=False, **how)
-        else:
-            model = AutoModel.from_config(config, trust_remote_code=False, **how)  # type: ignore[no-untyped-call]
-    except (ImportError, ValueError) as fault:
-        raise UserError(
-            f"backbone.name={name} with attn_implementation={attn_implementation}: {first_line(fault)}"
-        ) from fault
-    except DAMAGE as fault:
-        raise UserError(f"backbone.name={name}: its weights are missing or damaged: {first_line(fault)}") from fault
-    if getattr(model, "pooler", None) is not None:
-        model.pooler = None
+    """The bare model without the pooler, which no pooling here uses."""
+    model = load_model(name, config, folder if published else None, attn_implementation).model
+    take_off_pooler(model)
     model.config.use_cache = False
     log.info("backbone %s: %s", name, type(model).__name__)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def _positions(model: PreTrainedModel) -> int:

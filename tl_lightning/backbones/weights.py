@@ -1,6 +1,7 @@
 """Read weights from a file, safely, and say which keys do not fit."""
 
 import hashlib
+from collections import OrderedDict
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -18,7 +19,7 @@ CHUNK = 1 << 20
 
 
 def read_weights(name: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a plain state dict read with ``weights_only``.
+    """The tensors of the file ``backbone.weights=NAME``, as `read_tensors` reads them.
 
     Raises:
         UserError: the file is missing, damaged, or holds anything but tensors.
@@ -26,18 +27,28 @@ def read_weights(name: str) -> dict[str, Tensor]:
     path = located(name)
     if not path.is_file():
         raise UserError(f"backbone.weights={name}: there is no such file")
+    return read_tensors(path, f"backbone.weights={name}")
+
+
+def read_tensors(path: Path, told: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of a plain state dict read with ``weights_only``.
+
+    A message calls the file ``told``.
+
+    Raises:
+        UserError: the file is damaged, or holds anything but tensors.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (*DAMAGE, ValueError) as fault:
         raise UserError(
-            f"backbone.weights={name} is damaged, or not a safetensors file or a state dict of tensors:"
-            f" {first_line(fault)}"
+            f"{told} is damaged, or not a safetensors file or a state dict of tensors: {first_line(fault)}"
         ) from fault
     tensors = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) for v in tensors.values()):
-        raise UserError(f"backbone.weights={name} does not hold a state dict (names to tensors)")
+        raise UserError(f"{told} does not hold a state dict (names to tensors)")
     return tensors
 
 
@@ -47,24 +58,42 @@ def load_weights(model: nn.Module, name: str, prefixes: tuple[str, ...] = ()) ->
     Raises:
         UserError: keys are missing, unexpected or of another shape; names them.
     """
-    tensors = read_weights(name)
+    load_tensors(model, without_prefix(read_weights(name), prefixes), f"backbone.weights={name}")
+
+
+def without_prefix(tensors: dict[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    """Those under the first of ``prefixes`` that occurs, without it; all of them where none does."""
     for prefix in prefixes:
         inner = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         if inner:
-            tensors = inner
-            break
+            return inner
+    return tensors
+
+
+def load_tensors(model: nn.Module, tensors: dict[str, Tensor], told: str, left_out: tuple[str, ...] = ()) -> None:
+    """Load ``tensors`` into ``model``, but for keys that begin with one of ``left_out`` and that it does not have.
+
+    Modules translate the keys of older files, as ever in ``load_state_dict``.  A message calls the source ``told``.
+
+    Raises:
+        UserError: keys are missing, unexpected or of another shape; names them.
+    """
     own = model.state_dict()
-    faults = {
-        "missing": [k for k in own if k not in tensors],
-        "unexpected": [k for k in tensors if k not in own],
-        "of another shape": [k for k in own if k in tensors and own[k].shape != tensors[k].shape],
-    }
+    other = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
+    kept = OrderedDict(
+        (k, v) for k, v in tensors.items() if k not in other and (k in own or not k.startswith(left_out))
+    )
+    # The version of each module's format; a file that does not say it is in the model's own.
+    own_version = {"": getattr(own, "_metadata", {}).get("", {})}
+    kept._metadata = getattr(tensors, "_metadata", own_version)  # type: ignore[attr-defined]
+    found = model.load_state_dict(kept, strict=False)
+    missing = [k for k in found.missing_keys if k not in other]
+    faults = {"missing": missing, "unexpected": found.unexpected_keys, "of another shape": other}
     if any(faults.values()):
         raise UserError(
-            f"backbone.weights={name} does not fit {type(model).__name__}: "
-            + "; ".join(f"{len(keys)} keys {what} ({_some(keys)})" for what, keys in faults.items() if keys)
+            f"{told} does not fit {type(model).__name__}: "
+            + "; ".join(f"{len(keys)} keys {what} ({some(keys)})" for what, keys in faults.items() if keys)
         )
-    model.load_state_dict(tensors)
 
 
 def check_sha256(path: Path, expected: str) -> None:
@@ -83,5 +112,6 @@ def check_sha256(path: Path, expected: str) -> None:
         )
 
 
-def _some(keys: list[str]) -> str:
+def some(keys: list[str]) -> str:
+    """The first of them, for a message."""
     return ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")

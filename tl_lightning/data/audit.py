@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from tl_lightning.data.dataset import TextDataset
+from tl_lightning.data.part import Part
 
 log = logging.getLogger(__name__)
 
 
-def fingerprint(data: TextDataset, classes: Sequence[str], clean: Sequence[str]) -> str:
-    """A hash of the texts and labels of a split in their order: 16 hex digits, the same on every machine.
+def fingerprint(data: Part, classes: Sequence[str], clean: Sequence[str]) -> str:
+    """A hash of the contents and labels of a split in their order: 16 hex digits, the same on every machine.
 
-    Neither the tokenizer nor where the rows came from has a part in it.
+    Neither the backbone nor where the rows came from has a part in it.
     """
     digest = hashlib.sha256(json.dumps([list(classes), list(clean)]).encode())
     digest.update(data.store["hashes"][data.take].astype("<u8").tobytes())
@@ -31,8 +31,8 @@ def combined(fingerprints: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(fingerprints, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def overlap(parts: Mapping[str, TextDataset]) -> dict[str, int]:
-    """Rows of the second split whose text stands in the first too, for every two splits; warns of them."""
+def overlap(parts: Mapping[str, Part]) -> dict[str, int]:
+    """Rows of the second split whose content stands in the first too, for every two splits; warns of them."""
     hashes = {split: data.store["hashes"][data.take] for split, data in parts.items()}
     found = {f"{a} & {b}": int(np.isin(hashes[b], hashes[a]).sum()) for a, b in combinations(hashes, 2)}
     for pair, count in found.items():
@@ -41,7 +41,7 @@ def overlap(parts: Mapping[str, TextDataset]) -> dict[str, int]:
     return found
 
 
-def truncated(parts: Mapping[str, TextDataset], max_length: int) -> dict[str, int]:
+def truncated(parts: Mapping[str, Part], max_length: int) -> dict[str, int]:
     """Texts per split that were cut to max_length tokens; warns where there are any."""
     found = {split: int(data.store["truncated"][data.take].sum()) for split, data in parts.items()}
     for split, count in found.items():
@@ -53,7 +53,7 @@ def truncated(parts: Mapping[str, TextDataset], max_length: int) -> dict[str, in
     return found
 
 
-def class_counts(data: TextDataset, classes: Sequence[str]) -> dict[str, int]:
+def class_counts(data: Part, classes: Sequence[str]) -> dict[str, int]:
     """Rows of a split per class or label; nothing for numbers."""
     if not classes:
         return {}
@@ -64,13 +64,18 @@ def class_counts(data: TextDataset, classes: Sequence[str]) -> dict[str, int]:
     return dict(zip(classes, counts.tolist(), strict=True))
 
 
-def summary(parts: Mapping[str, TextDataset], **more: Any) -> dict[str, Any]:
+def summary(parts: Mapping[str, Part], **more: Any) -> dict[str, Any]:
     """Rows per split, rows left out for being empty, rows in two splits, and whatever else is given."""
+    rows = {split: len(data) for split, data in parts.items()}
+    return {"rows": rows, "dropped": left_out(parts, "dropped"), "overlap": overlap(parts), **more}
+
+
+def left_out(parts: Mapping[str, Part], kind: str) -> dict[str, int]:
+    """Rows of each split's source that were left out, as counted there under this name."""
     seen: set[int] = set()
-    dropped = {}
+    found = {}
     for split, data in parts.items():
         # A split that was taken out of train shares its store; what was left out is told once.
-        dropped[split] = 0 if id(data.store) in seen else int(data.store.meta["dropped"])
+        found[split] = 0 if id(data.store) in seen else int(data.store.meta[kind])
         seen.add(id(data.store))
-    rows = {split: len(data) for split, data in parts.items()}
-    return {"rows": rows, "dropped": dropped, "overlap": overlap(parts), **more}
+    return found

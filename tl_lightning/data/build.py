@@ -10,7 +10,8 @@ import numpy as np
 from tl_lightning.data.base import Indices, Target
 from tl_lightning.data.clean import clean
 from tl_lightning.data.encoding import Encoder
-from tl_lightning.data.labels import Cell, class_label, number, split_labels
+from tl_lightning.data.labelling import LabelWriter, kept_label
+from tl_lightning.data.labels import Cell
 from tl_lightning.data.store import Writer
 from tl_lightning.data.tables import Chunk, Columns, Table, chunks
 from tl_lightning.errors import UserError
@@ -41,16 +42,13 @@ class Builder:
 
     def __init__(self, writer: Writer, encoder: Encoder, recipe: Recipe, where: str) -> None:
         self._writer, self._encoder, self._recipe, self._where = writer, encoder, recipe, where
-        self._first_rows: dict[str, int] = {}
-        self._codes: dict[str, int] = {}
-        self._sizes = {"offsets": 0, "label_offsets": 0}
+        self._labels = LabelWriter(writer, recipe.target, recipe.separator)
+        self._tokens = 0
         self._dropped = 0
 
     def run(self, table: Table) -> None:
         """Raises UserError for the first row that cannot be used, and where none can."""
-        self._offsets("offsets", np.zeros(1, np.int64))
-        if self._recipe.target == "labels":
-            self._offsets("label_offsets", np.zeros(1, np.int64))
+        self._offsets(np.zeros(1, np.int64))
         kept = 0
         for chunk in chunks(table, self._recipe.columns):
             rows = list(self._kept(chunk))
@@ -59,7 +57,7 @@ class Builder:
                 self._append(rows)
         if not kept:
             raise UserError(f"{self._where}: every row is empty. Are data.text= and data.label= the right columns?")
-        self._writer.finish(dropped=self._dropped, first_rows=self._first_rows)
+        self._writer.finish(dropped=self._dropped, first_rows=self._labels.first_rows)
 
     def _kept(self, chunk: Chunk) -> Iterator[Row]:
         pairs: list[str] | list[None] = chunk.pairs or [None] * len(chunk.texts)
@@ -75,8 +73,7 @@ class Builder:
         pair = None if raw_pair is None else clean(raw_pair, self._recipe.clean)
         fault = self._empty(text, pair, cell)
         if fault is None:
-            label: str | list[str] = split_labels(cell, self._recipe.separator) if cell is None else cell
-            return Row(number_ - 1, (raw, raw_pair), text, pair, label)
+            return Row(number_ - 1, (raw, raw_pair), text, pair, kept_label(cell, self._recipe.separator))
         if self._recipe.on_empty == "drop":
             return None
         raise UserError(
@@ -100,35 +97,18 @@ class Builder:
         self._writer.add("tokens", found.tokens, self._encoder.token_dtype)
         if found.types is not None:
             self._writer.add("types", found.types, np.uint8)
-        self._offsets("offsets", found.lengths)
+        self._offsets(found.lengths)
         self._writer.add("truncated", found.truncated, np.uint8)
         self._writer.add("rows", [row.at for row in rows], np.int64)
         self._writer.add("hashes", [_hash(*row.raw) for row in rows], np.uint64)
         self._writer.add_texts([row.raw[0] for row in rows], pairs and [row.raw[1] or "" for row in rows])
-        self._labels(rows)
+        places = [row.at for row in rows]
+        self._labels.add([row.label for row in rows], places, [f"{self._where}: row {at + 1}" for at in places])
 
-    def _labels(self, rows: list[Row]) -> None:
-        where = [f"{self._where}: row {row.at + 1}" for row in rows]
-        if self._recipe.target == "number":
-            values = [number(row.label, at) for row, at in zip(rows, where, strict=True)]
-            self._writer.add("numbers", values, np.float32)
-        elif self._recipe.target == "class":
-            codes = [self._code(class_label(row.label, at), row) for row, at in zip(rows, where, strict=True)]
-            self._writer.add("codes", codes, np.int32)
-        else:
-            lists = [split_labels(row.label, self._recipe.separator) for row in rows]
-            flat = [self._code(label, row) for labels, row in zip(lists, rows, strict=True) for label in labels]
-            self._writer.add("codes", flat, np.int32)
-            self._offsets("label_offsets", np.asarray([len(labels) for labels in lists]))
-
-    def _code(self, label: str, row: Row) -> int:
-        self._first_rows.setdefault(label, row.at + 1)
-        return self._codes.setdefault(label, len(self._codes))
-
-    def _offsets(self, name: str, lengths: Indices) -> None:
-        ends = self._sizes[name] + np.cumsum(lengths)
-        self._writer.add(name, ends, np.int64)
-        self._sizes[name] = int(ends[-1])
+    def _offsets(self, lengths: Indices) -> None:
+        ends = self._tokens + np.cumsum(lengths)
+        self._writer.add("offsets", ends, np.int64)
+        self._tokens = int(ends[-1])
 
 
 def _hash(text: str, pair: str | None) -> int:

@@ -1,4 +1,4 @@
-"""The cache of tokenised splits: one folder per content and recipe, whole or not there."""
+"""Caches on disk: one folder per content and recipe, whole or not there."""
 
 import hashlib
 import json
@@ -6,72 +6,87 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import filelock
 
 from tl_lightning.data.build import Recipe, build
 from tl_lightning.data.encoding import Encoder
-from tl_lightning.data.store import FORMAT, Store
+from tl_lightning.data.store import FORMAT, Store, TokenStore
 from tl_lightning.data.tables import Table
 from tl_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
+S = TypeVar("S", bound=Store)
 
 
-def cache_root(asked: str | None) -> Path:
-    """The folder of the text caches: as asked, else $TL_LIGHTNING_CACHE, else ~/.cache/tl_lightning."""
+def cache_root(asked: str | None, kind: str = "text") -> Path:
+    """The folder of the caches of a kind: as asked, else $TL_LIGHTNING_CACHE, else ~/.cache/tl_lightning."""
     root = asked or os.environ.get("TL_LIGHTNING_CACHE") or "~/.cache/tl_lightning"
-    return Path(root).expanduser().absolute() / "text"
+    return Path(root).expanduser().absolute() / kind
 
 
-def open_store(table: Table, encoder: Encoder, recipe: Recipe, root: Path) -> Store:
+def open_store(table: Table, encoder: Encoder, recipe: Recipe, root: Path) -> TokenStore:
     """The tokenised table, from the cache where it is there, else built and put there.
 
     Raises UserError for a table that cannot be used and for a cache folder that cannot be written.
     """
     folder = root / _key(table, encoder, recipe)
+    return cached(folder, TokenStore, lambda aside: build(table, encoder, recipe, aside), "tokenised texts")
+
+
+def cached(folder: Path, kind: Callable[[Path], S], build: Callable[[Path], None], what: str) -> S:
+    """The store in a folder, written there by `build` where it is missing or damaged.
+
+    Two processes at once build it once. what: is kept there, for the UserError of a folder that cannot be written.
+    """
     # Without the lock first: a finished cache must work from a read-only folder too.
-    store = _try_open(folder)
+    store = _try_open(folder, kind)
     if store is not None:
         return store
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder.with_name(f"{folder.name}.lock")):
-            return _try_open(folder) or _build(table, encoder, recipe, folder)
+            return _try_open(folder, kind) or _build(folder, kind, build)
     except OSError as fault:
         raise UserError(
-            f"The cache of tokenised texts cannot be written to {root} ({fault.strerror or fault}). "
+            f"The cache of {what} cannot be written to {folder.parent} ({fault.strerror or fault}). "
             f"Name a folder that can: data.cache_dir=FOLDER."
         ) from fault
 
 
 def _key(table: Table, encoder: Encoder, recipe: Recipe) -> str:
     names = table.class_names(recipe.columns.label)
-    parts = [FORMAT, table.digest(recipe.columns.wanted), encoder.key, *recipe, names]
+    return hashed([FORMAT, table.digest(recipe.columns.wanted), encoder.key, *recipe, names])
+
+
+def hashed(parts: object) -> str:
+    """A name for a folder of the cache, from plain values."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _try_open(folder: Path) -> Store | None:
+def _try_open(folder: Path, kind: Callable[[Path], S]) -> S | None:
     if not folder.is_dir():
         return None
     try:
-        return Store(folder)
+        return kind(folder)
     except (OSError, ValueError, KeyError, TypeError) as fault:
         log.warning("The cache %s is damaged (%s): building it again.", folder, fault)
         return None
 
 
-def _build(table: Table, encoder: Encoder, recipe: Recipe, folder: Path) -> Store:
+def _build(folder: Path, kind: Callable[[Path], S], build: Callable[[Path], None]) -> S:
     # Under the lock nobody else builds this key, so whatever lies aside was left by a killed run.
     for left in folder.parent.glob(f"{folder.name}.tmp*"):
         shutil.rmtree(left, ignore_errors=True)
     aside = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp", dir=folder.parent))
     try:
-        build(table, encoder, recipe, aside)
+        build(aside)
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    return Store(folder)
+    return kind(folder)

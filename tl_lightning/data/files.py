@@ -23,18 +23,22 @@ class TextFiles(TextData):
 
     def tables(self) -> dict[str, Table]:
         """One FileTable per file given. Raises UserError for a file that is not there or given twice."""
-        given = {"train": self.train, "val": self.val, "test": self.test}
-        tables: dict[str, Table] = {}
-        seen: dict[Path, str] = {}
-        for split, path in given.items():
-            if path is None:
-                continue
-            table = FileTable(located(path), f"data.{split}")
-            first = seen.setdefault(table.path.resolve(), split)
-            if first != split:
-                raise UserError(
-                    f"data.{first} and data.{split} are the same file, {path}: nothing may be selected or "
-                    f"reported on rows seen before. Leave data.{split} out to take a part of data.train."
-                )
-            tables[split] = table
-        return tables
+        return dict(file_tables(self.train, self.val, self.test))
+
+
+def file_tables(train: str, val: str | None, test: str | None) -> dict[str, FileTable]:
+    """One table per file given. Raises UserError for a file that is not there or given twice."""
+    tables: dict[str, FileTable] = {}
+    seen: dict[Path, str] = {}
+    for split, path in {"train": train, "val": val, "test": test}.items():
+        if path is None:
+            continue
+        table = FileTable(located(path), f"data.{split}")
+        first = seen.setdefault(table.path.resolve(), split)
+        if first != split:
+            raise UserError(
+                f"data.{first} and data.{split} are the same file, {path}: nothing may be selected or "
+                f"reported on rows seen before. Leave data.{split} out to take a part of data.train."
+            )
+        tables[split] = table
+    return tables

@@ -64,25 +64,38 @@ class HubText(TextData):
 
     def tables(self) -> dict[str, Table]:
         """One HubTable per split given. Raises UserError for what is not there, or given twice."""
-        given = {"train": self.train, "val": self.val, "test": self.test}
-        names = {split: name for split, name in given.items() if name is not None}
-        if len(set(names.values())) < len(names):
-            raise UserError(
-                f"data.train, data.val and data.test must be different splits, not "
-                f"{', '.join(names.values())}: type data.val=null to take a part of train."
-            )
-        loaded = load(self.path, self.subset, self.revision)
-        self._commit = commit_of(loaded, self.path)
-        return {split: self._table(loaded, split, name) for split, name in names.items()}
-
-    def _table(self, loaded: "DatasetDict", split: str, name: str) -> HubTable:
-        if name not in loaded:
-            instead = "" if split == "train" else f", or data.{split}=null to take a part of train"
-            raise UserError(
-                f"data.{split}={name}: {self.path} has no such split. It has {', '.join(map(str, loaded))}. "
-                f"Type data.{split}={next(iter(loaded))}{instead}."
-            )
-        return HubTable(loaded[name], f"split {name!r} of {self.path}")
+        tables, self._commit = hub_tables(
+            self.path, self.subset, self.revision, {"train": self.train, "val": self.val, "test": self.test}
+        )
+        return dict(tables)
 
     def _origin(self) -> dict[str, Any]:
         return {"revision": self._commit}
+
+
+def hub_tables(
+    path: str, subset: str | None, revision: str | None, given: dict[str, str | None]
+) -> tuple[dict[str, HubTable], str | None]:
+    """One table per split given, by "train", "val" and "test", and the commit they came from (None for a folder).
+
+    given: the data set's own names of the splits. Raises UserError for what is not there, or given twice.
+    """
+    names = {split: name for split, name in given.items() if name is not None}
+    if len(set(names.values())) < len(names):
+        raise UserError(
+            f"data.train, data.val and data.test must be different splits, not "
+            f"{', '.join(names.values())}: type data.val=null to take a part of train."
+        )
+    loaded = load(path, subset, revision)
+    tables = {split: _table(loaded, path, split, name) for split, name in names.items()}
+    return tables, commit_of(loaded, path)
+
+
+def _table(loaded: "DatasetDict", path: str, split: str, name: str) -> HubTable:
+    if name not in loaded:
+        instead = "" if split == "train" else f", or data.{split}=null to take a part of train"
+        raise UserError(
+            f"data.{split}={name}: {path} has no such split. It has {', '.join(map(str, loaded))}. "
+            f"Type data.{split}={next(iter(loaded))}{instead}."
+        )
+    return HubTable(loaded[name], f"split {name!r} of {path}")

@@ -82,16 +82,23 @@ def number(cell: str | list[str], where: str) -> float:
     return value
 
 
-def learn_classes(seen: Sequence[str], declared: Sequence[str] | None, target: Target, where: str) -> tuple[str, ...]:
+def learn_classes(
+    seen: Sequence[str],
+    declared: Sequence[str] | None,
+    target: Target,
+    where: str,
+    hint: str = "Is data.label= the right column?",
+) -> tuple[str, ...]:
     """The classes in their order: as the source declares them, else by number, else by alphabet.
 
-    seen: the labels of the training split. Raises UserError for fewer than two classes (or no label at all).
+    seen: the labels of the training split. hint: what the user may have meant. Raises UserError for fewer than two
+    classes (or no label at all).
     """
     if target == "number":
         return ()
     if len(seen) < (2 if target == "class" else 1):
         only = f"only the label {seen[0]!r}" if seen else "no label"
-        raise UserError(f"{where} has {only}: there is nothing to learn. Is data.label= the right column?")
+        raise UserError(f"{where} has {only}: there is nothing to learn. {hint}")
     if declared is not None:
         return tuple(declared)
     return tuple(sorted(seen, key=int)) if _all_integers(seen) else tuple(sorted(seen))
@@ -102,14 +109,14 @@ def _all_integers(labels: Sequence[str]) -> bool:
     return all(re.fullmatch(r"-?(0|[1-9][0-9]*)", label) for label in labels)
 
 
-def check_known(first_rows: Mapping[str, int], classes: Sequence[str], split: str, where: str) -> None:
+def check_known(first: Mapping[str, str], classes: Sequence[str], split: str, where: str) -> None:
     """Raises UserError for a label that the training split does not have.
 
-    first_rows: each label of the split with the row that has it first.
+    first: each label of the split with the row that has it first, in words.
     """
-    for label, row in first_rows.items():
+    for label, row in first.items():
         if label not in classes:
             raise UserError(
-                f"{where}: the label {label!r} of data.{split} (first in row {row}) does not occur in "
+                f"{where}: the label {label!r} of data.{split} (first in {row}) does not occur in "
                 f"data.train, whose labels are {', '.join(classes[:20])}. Mend it or take such rows out."
             )

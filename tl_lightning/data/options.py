@@ -1,4 +1,4 @@
-"""The checks of a text data module's options that need no data."""
+"""The checks of a data module's options that need no data."""
 
 from typing import TYPE_CHECKING
 
@@ -6,22 +6,27 @@ from tl_lightning.data.clean import check_steps
 from tl_lightning.errors import UserError
 
 if TYPE_CHECKING:
+    from tl_lightning.data.module import SplitData
     from tl_lightning.data.text import TextData
 
 
-def check_options(data: "TextData") -> None:
-    """Raises UserError for the first option that cannot be meant."""
-    check_steps(data.clean or [])
-    _check_columns(data)
+def check_options(data: "SplitData") -> None:
+    """Raises UserError for the first option of any data module that cannot be meant."""
     for name in ("batch_size", "eval_batch_size", "shots"):
-        _at_least(name, getattr(data, name), 1)
-    _at_least("num_workers", data.num_workers, 0)
+        at_least(name, getattr(data, name), 1)
+    at_least("num_workers", data.num_workers, 0)
     _check_fractions(data)
     _check_shots(data)
-    if data.on_empty not in ("error", "drop"):
-        raise UserError(f"data.on_empty={data.on_empty}: type data.on_empty=error or data.on_empty=drop.")
     if not data.label_separator:
         raise UserError("data.label_separator= is empty: type for example data.label_separator=;")
+
+
+def check_text_options(data: "TextData") -> None:
+    """Raises UserError for the first option of text data that cannot be meant."""
+    check_steps(data.clean or [])
+    _check_columns(data)
+    if data.on_empty not in ("error", "drop"):
+        raise UserError(f"data.on_empty={data.on_empty}: type data.on_empty=error or data.on_empty=drop.")
 
 
 def _check_columns(data: "TextData") -> None:
@@ -33,12 +38,13 @@ def _check_columns(data: "TextData") -> None:
         raise UserError(f"data.label={data.label} is a column of texts too: name another, data.label=COLUMN.")
 
 
-def _at_least(name: str, value: int | None, least: int) -> None:
+def at_least(name: str, value: int | None, least: int) -> None:
+    """Raises UserError for a value below `least`; None is any."""
     if value is not None and value < least:
         raise UserError(f"data.{name}={value}: it must be at least {least}, for example data.{name}={max(least, 16)}.")
 
 
-def _check_fractions(data: "TextData") -> None:
+def _check_fractions(data: "SplitData") -> None:
     for name in ("val_fraction", "test_fraction"):
         value = getattr(data, name)
         if not 0 < value < 1:
@@ -50,7 +56,7 @@ def _check_fractions(data: "TextData") -> None:
         )
 
 
-def _check_shots(data: "TextData") -> None:
+def _check_shots(data: "SplitData") -> None:
     if data.train_fraction is not None and not 0 < data.train_fraction <= 1:
         raise UserError(
             f"data.train_fraction={data.train_fraction}: it must be above 0 and at most 1, "

@@ -1,4 +1,4 @@
-"""The flat arrays of one tokenised split on disk: written as a stream, read through memory maps."""
+"""The flat arrays of one split on disk: written as a stream, read through memory maps."""
 
 import json
 from pathlib import Path
@@ -67,13 +67,13 @@ class Writer:
 
 
 class Store:
-    """One tokenised split of N rows, memory-mapped.
+    """One split of N rows, memory-mapped.
 
     Raises OSError, ValueError or KeyError (damaged) where the folder does not hold what its description says.
 
-    offsets: (N + 1,) int64 into tokens; lengths: (N,) tokens per row; rows: (N,) int64 row numbers in the
-    source, from 0; hashes: (N,) uint64 of the raw text; truncated: (N,) 0 or 1. For classes codes: (N,) int32
-    into `vocabulary`; for labels the same flat, with label_offsets (N + 1,); for numbers: (N,) float32.
+    rows: (N,) int64 row numbers in the source, from 0; hashes: (N,) uint64 of the raw content. For classes codes:
+    (N,) int32 into `vocabulary`; for labels the same flat, with label_offsets (N + 1,); for numbers: (N,) float32.
+    The raw texts, or the names of the files, stand beside.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -83,10 +83,10 @@ class Store:
             raise ValueError(f"format {self.meta['format']}, expected {FORMAT}")
         self._arrays = {name: _open(folder / f"{name}.bin", **is_) for name, is_ in self.meta["arrays"].items()}
         self._texts = pa.ipc.open_file(pa.memory_map(str(folder / TEXTS)))
-        if self["offsets"][-1] != len(self["tokens"]) or len(self["offsets"]) != len(self) + 1:
-            raise ValueError("the offsets do not fit the tokens")
         self.first_rows: dict[str, int] = self.meta["first_rows"]
-        self.lengths: Indices = np.diff(self["offsets"])
+
+    def __reduce__(self) -> tuple[type["Store"], tuple[Path]]:
+        return type(self), (self.folder,)  # another process maps the files itself
 
     def __len__(self) -> int:
         return len(self._arrays["rows"])
@@ -109,6 +109,19 @@ class Store:
             raise IndexError(f"rows {sorted(set(rows.tolist()) - set(self['rows'].tolist()))[:5]} are not in the split")
         found = self._texts.read_all().take(pa.array(at)).to_pylist()
         return [row["text"] if row["pair"] is None else f"{row['text']} | {row['pair']}" for row in found]
+
+
+class TokenStore(Store):
+    """One tokenised split.
+
+    offsets: (N + 1,) int64 into tokens; lengths: (N,) tokens per row; truncated: (N,) 0 or 1.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        if self["offsets"][-1] != len(self["tokens"]) or len(self["offsets"]) != len(self) + 1:
+            raise ValueError("the offsets do not fit the tokens")
+        self.lengths: Indices = np.diff(self["offsets"])
 
 
 def _open(path: Path, dtype: str, size: int) -> Array:

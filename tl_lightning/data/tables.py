@@ -13,6 +13,8 @@ from tl_lightning.data.labels import Cell, cells
 from tl_lightning.data.readers import READERS, ROWS, Batches
 from tl_lightning.errors import UserError, first_line
 
+OPTIONS = ("text", "text_pair", "label")
+
 
 class Columns(NamedTuple):
     """The names of the columns to read."""
@@ -131,12 +133,12 @@ def _not_utf8(path: Path) -> str | None:
     return None
 
 
-def check_columns(table: Table, columns: Columns) -> None:
+def check_columns(table: Table, columns: Columns, options: Sequence[str] = OPTIONS) -> None:
     """Raises UserError for a column that is not there, or is there twice."""
     there = table.names()
     if not there:
         raise UserError(f"{table.where} is empty: there are no rows in it.")
-    for option, name in zip(("text", "text_pair", "label"), columns, strict=True):
+    for option, name in zip(options, columns, strict=True):
         if name is None or there.count(name) == 1:
             continue
         fault = "stands twice" if name in there else "does not exist"
@@ -147,20 +149,21 @@ def check_columns(table: Table, columns: Columns) -> None:
         )
 
 
-def chunks(table: Table, columns: Columns) -> Iterator[Chunk]:
+def chunks(table: Table, columns: Columns, options: Sequence[str] = OPTIONS) -> Iterator[Chunk]:
     """The rows, some thousand at a time.
 
-    Raises UserError for a table without rows, and for columns that hold something else than texts and labels.
+    options: what names each of the columns in the configuration, for messages. Raises UserError for a table without
+    rows, and for columns that hold something else than texts and labels.
     """
-    check_columns(table, columns)
+    check_columns(table, columns, options)
     names, row = table.class_names(columns.label), 1
     for batch in table.batches(columns.wanted):
         for start in range(0, batch.num_rows, ROWS):
             part = batch.slice(start, ROWS)
             yield Chunk(
                 row,
-                _texts(part, columns.text, table, row),
-                None if columns.pair is None else _texts(part, columns.pair, table, row),
+                _texts(part, columns.text, table, row, options),
+                None if columns.pair is None else _texts(part, columns.pair, table, row, options),
                 cells(part.column(columns.label), names, f"column {columns.label!r} of {table.where}", row),
             )
             row += part.num_rows
@@ -168,7 +171,7 @@ def chunks(table: Table, columns: Columns) -> Iterator[Chunk]:
         raise UserError(f"{table.where} is empty: there are no rows in it.")
 
 
-def _texts(batch: pa.RecordBatch, name: str, table: Table, row: int) -> list[str]:
+def _texts(batch: pa.RecordBatch, name: str, table: Table, row: int, options: Sequence[str]) -> list[str]:
     column = batch.column(name)
     try:
         return ["" if text is None else text for text in column.cast(pa.large_string()).to_pylist()]
@@ -176,5 +179,5 @@ def _texts(batch: pa.RecordBatch, name: str, table: Table, row: int) -> list[str
         raise UserError(
             f"column {name!r} of {table.where} holds no readable text near row {row} "
             f"(its type is {column.type}; {type(fault).__name__}). "
-            f"Name another with data.text= or data.text_pair=."
+            f"Name another with {' or '.join(f'data.{option}=' for option in options[:2] if option)}."
         ) from None

@@ -1,0 +1,169 @@
+"""SplitData: what all data modules share, from stores of labelled rows to loaders for their three splits."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import lightning
+import numpy as np
+import torch
+
+from tl_lightning.data import audit
+from tl_lightning.data.base import Indices, Target
+from tl_lightning.data.batching import SeededBatchSampler
+from tl_lightning.data.labels import check_known, learn_classes
+from tl_lightning.data.loading import ExactLoader, exact_loader
+from tl_lightning.data.options import check_options
+from tl_lightning.data.part import Part
+from tl_lightning.data.splits import first_fraction, first_shots, hold_out, strata
+from tl_lightning.data.store import Store
+
+
+class Origin(Protocol):
+    """Where the rows of a split come from."""
+
+    @property
+    def where(self) -> str:
+        """The source in words, for messages."""
+
+    def class_names(self, label: str) -> tuple[str, ...] | None:
+        """The classes in their order, where the source itself declares them."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SplitData(lightning.LightningDataModule):
+    """Rows with a class, labels or a number each, in three splits; texts and images are its two kinds.
+
+    label: the column. batch_size, eval_batch_size: rows per device (default of the second: twice the first).
+    label_separator: between the labels in one cell. val_fraction, test_fraction, split_seed: the stratified part
+    of train that stands in for a split that is not given. train_fraction, shots (rows per class): fewer rows to
+    train on, stratified and nested, chosen by `seed`; numbers and label sets have fractions only, those of label
+    sets plainly random. num_workers: processes that prepare batches. cache_dir: for what is prepared once (default
+    $TL_LIGHTNING_CACHE or ~/.cache/tl_lightning).
+
+    Everything is there after `setup`, which prepares all three splits and may be called again. Raises
+    UserError for whatever is wrong with options or sources.
+    """
+
+    preprocessor: Any
+    target: Target
+    seed: int = 0
+    label: str = "label"
+    batch_size: int = 32
+    eval_batch_size: int | None = None
+    label_separator: str = ","
+    val_fraction: float = 0.1
+    test_fraction: float = 0.1
+    split_seed: int = 0
+    train_fraction: float | None = None
+    shots: int | None = None
+    num_workers: int | None = 0
+    cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        check_options(self)
+        self._parts: dict[str, Any] = {}
+        self.classes: tuple[str, ...] = ()
+        self.num_outputs = 1
+        self.fingerprint = ""
+        self.summary: dict[str, Any] = {}
+
+    @abstractmethod
+    def _part(self, split: str, store: Store, take: Indices) -> Part:
+        """Some rows of a store as the batches of a split."""
+
+    @abstractmethod
+    def _sampler(self, split: str, *, shuffle: bool) -> SeededBatchSampler:
+        """The order of a split's batches: see `_order`."""
+
+    def _row_name(self, store: Store, row: int) -> str:
+        """A row, numbered from 1, in words."""
+        return f"row {row}"
+
+    def _hint(self) -> str:
+        """What the user may have meant where there is nothing to learn."""
+        return "Is data.label= the right column?"
+
+    def train_dataloader(self) -> ExactLoader:
+        """Batches in a new order every epoch; its place can be saved and taken up again."""
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> ExactLoader:
+        """Every row once."""
+        return self._loader("val", shuffle=False)
+
+    def test_dataloader(self) -> ExactLoader:
+        """Every row once."""
+        return self._loader("test", shuffle=False)
+
+    def texts(self, split: str, index: list[int]) -> list[str]:
+        """What stands for rows (as in Batch.index) of "train", "val" or "test" in a table: texts, or file names."""
+        store: Store = self._parts[split].store
+        return store.texts(np.asarray(index, np.int64))
+
+    def _learn(self, origins: Mapping[str, Origin], stores: Mapping[str, Store]) -> None:
+        declared = origins["train"].class_names(self.label)
+        where = f"data.train ({origins['train'].where})"
+        known = stores["train"].vocabulary
+        self.classes = learn_classes(known, declared, self.target, where, self._hint())
+        self.num_outputs = len(self.classes) or 1
+        if self.target != "number":  # a class that is declared but never trained is as unknown as any other
+            for split, store in stores.items():
+                odd = {label: row for label, row in store.first_rows.items() if label not in known}
+                first = {label: self._row_name(store, row) for label, row in odd.items()}
+                check_known(first, known, split, origins[split].where)
+
+    def _take_apart(self, stores: Mapping[str, Store]) -> None:
+        takes = self._divide(stores)
+        self._parts = {
+            split: self._part(split, stores.get(split, stores["train"]), take) for split, take in takes.items()
+        }
+
+    def _divide(self, stores: Mapping[str, Store]) -> dict[str, Indices]:
+        """Which rows of their store each split has; val and test are settled before train shrinks."""
+        groups = self._groups(stores["train"])
+        fractions = {"val": self.val_fraction, "test": self.test_fraction}
+        missing = {split: size for split, size in fractions.items() if split not in stores}
+        *held, train = hold_out(groups, list(missing.values()), self.split_seed)
+        takes = dict(zip(missing, held, strict=True))
+        takes |= {split: np.arange(len(store)) for split, store in stores.items() if split != "train"}
+        return {"train": self._fewer(train, groups[train]), "val": takes["val"], "test": takes["test"]}
+
+    def _fewer(self, train: Indices, groups: Indices) -> Indices:
+        if self.train_fraction is not None:
+            return train[first_fraction(groups, self.train_fraction, self.seed)]
+        if self.shots is not None:
+            return train[first_shots(groups, self.classes, self.shots, self.seed)]
+        return train
+
+    def _groups(self, store: Store) -> Indices:
+        """What splits are stratified by, (N,): the class, a tenth of the numbers, nothing for label sets."""
+        if self.target == "class":
+            return self._codes(store)[store["codes"]]
+        return strata(store["numbers"]) if self.target == "number" else np.zeros(len(store), np.int64)
+
+    def _codes(self, store: Store) -> Indices:
+        place = {name: at for at, name in enumerate(self.classes)}
+        return np.asarray([place[label] for label in store.vocabulary], np.int64)
+
+    def _describe(self, clean: list[str], **more: Any) -> None:
+        prints = {split: audit.fingerprint(part, self.classes, clean) for split, part in self._parts.items()}
+        self.fingerprint = audit.combined(prints)
+        classes = audit.class_counts(self._parts["train"], self.classes)
+        self.summary = audit.summary(self._parts, classes=classes, fingerprints=prints, **more)
+
+    def _order(self, *, shuffle: bool) -> dict[str, Any]:
+        """What a sampler needs beside its rows."""
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        size = self.batch_size if shuffle else self.eval_batch_size or 2 * self.batch_size
+        return {"batch_size": size, "seed": self.seed, "rank": rank, "world_size": world, "shuffle": shuffle}
+
+    def _workers(self) -> int:
+        return self.num_workers or 0
+
+    def _loader(self, split: str, *, shuffle: bool) -> ExactLoader:
+        sampler = self._sampler(split, shuffle=shuffle)
+        pin = torch.cuda.is_available()
+        return exact_loader(self._parts[split], sampler, num_workers=self._workers(), pin_memory=pin)
