@@ -49,17 +49,13 @@ class Case:
     """What should move under a strategy.
 
     opened: given how many layer groups there are, how many of them, from the top, move in each epoch; its length is
-    that of the training.  only: which of the parameters in them.  words: beside strategy=NAME.
+    that of the training.  only: which of the parameters in them.  words: beside strategy=NAME.  kinds: of backbones.
     """
 
     opened: Callable[[int], Sequence[int]]
     only: Callable[[str], bool] = _every
     words: tuple[str, ...] = ()
     kinds: tuple[str, ...] = KINDS
-
-    def changes(self) -> bool:
-        """Whether groups move only some of the time."""
-        return len(set(self.opened(3))) > 1
 
 
 CASES: dict[str, Case] = {

@@ -16,9 +16,7 @@ from tests.strategy_cases import (
     DECAY,
     KINDS,
     NAMES,
-    Case,
     Strategies,
-    Watch,
     backbone,
     batch,
     expected,
@@ -58,16 +56,11 @@ def test_each_file_of_the_group_has_its_case() -> None:
     assert sorted(CASES) == NAMES
 
 
-def _fitted(name: str, kind: str, tiny: Tiny, strategies: Strategies) -> tuple[Case, TransferTask, Watch]:
-    case = CASES[name]
-    task = task_of(backbone(kind, tiny), strategies(name))
-    return case, task, fit(task, len(case.opened(len(task.backbone.layer_groups()))))
-
-
 @pytest.mark.parametrize(("name", "kind"), BOTH)
 def test_exactly_what_should_move_moves(name: str, kind: str, tiny: Tiny, strategies: Strategies) -> None:
     """In every epoch: bit for bit, statistics of normalisation included; and frozen means eval at every step."""
-    case, task, watch = _fitted(name, kind, tiny, strategies)
+    case, task = CASES[name], task_of(backbone(kind, tiny), strategies(name))
+    watch = fit(task, len(case.opened(len(task.backbone.layer_groups()))))
     parameters = {name for name, _ in task.named_parameters()}
     for epoch, opened in in_epochs(case, task):
         moving = expected(case, task, opened)
@@ -75,6 +68,16 @@ def test_exactly_what_should_move_moves(name: str, kind: str, tiny: Tiny, strate
         for step in range(epoch * BATCHES, (epoch + 1) * BATCHES):
             assert watch.moving[step] == moving & parameters, f"step {step}"
             _check_modes(watch.modes[step], parameters, moving)
+    most = max(opened for _, opened in in_epochs(case, task))
+    _check_optimizer(task, expected(case, task, most) & parameters)
+
+
+def _check_optimizer(task: TransferTask, ever: set[str]) -> None:
+    """It holds once what will ever move, and nothing else."""
+    groups, named = task.trainer.optimizers[0].param_groups, dict(task.named_parameters())
+    held = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(held) == sorted(id(named[name]) for name in ever)
+    assert all(group["weight_decay"] == (DECAY if p.ndim > 1 else 0.0) for group in groups for p in group["params"])
 
 
 def _check_modes(modes: dict[str, bool], parameters: set[str], moving: set[str]) -> None:
@@ -82,19 +85,6 @@ def _check_modes(modes: dict[str, bool], parameters: set[str], moving: set[str])
         held = {name for name in parameters if name.startswith(f"{module}.")}
         assert modes[module] == (bool(held & moving) if held else modes[module.rpartition(".")[0]]), module
     assert modes["head.0"], "the head's dropout stays on"
-
-
-@pytest.mark.parametrize(("name", "kind"), BOTH)
-def test_the_optimizer_holds_once_what_will_ever_move_and_nothing_else(
-    name: str, kind: str, tiny: Tiny, strategies: Strategies
-) -> None:
-    case, task, _ = _fitted(name, kind, tiny, strategies)
-    groups = task.trainer.optimizers[0].param_groups
-    named = dict(task.named_parameters())
-    held = [id(parameter) for group in groups for parameter in group["params"]]
-    most = max(opened for _, opened in in_epochs(case, task))
-    assert sorted(held) == sorted(id(named[n]) for n in expected(case, task, most) & set(named))
-    assert all(group["weight_decay"] == (DECAY if p.ndim > 1 else 0.0) for group in groups for p in group["params"])
 
 
 def test_there_are_as_many_cases_as_it_seems() -> None:
