@@ -43,9 +43,7 @@ FALL_8 = [1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]
 SLANT = [1 / 32, 1.0, 1 - 31 / 32 / 7, 1 - 62 / 32 / 7]  # eight steps, of which one rises; the first four
 
 
-def _rates(
-    task_strategy: FineTuning, schedule: Schedule, tiny: Tiny, epochs: int, **settings: Any
-) -> list[list[float]]:
+def _rates(strategy: FineTuning, schedule: Schedule, tiny: Tiny, epochs: int, **settings: Any) -> list[list[float]]:
     task = task_of(backbone("bert", tiny), strategy, schedule=schedule)
     watch = fit(task, epochs, batches=4, **settings)
     return [[rates.get(place, 0.0) / LR for place in PLACES] for rates in watch.rates]
