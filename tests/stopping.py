@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 Place = tuple[str, int]
@@ -51,3 +52,10 @@ class Cleared(Callback):
         last = Path(str(trainer.default_root_dir)) / "checkpoints/last.ckpt"
         if last.exists():
             shutil.copyfile(last, last.with_name(f"after_{trainer.global_step}"))
+
+
+class Weights(Callback):
+    """Leaves the weights of every rank, as they are when training ends, in the run directory."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        torch.save(pl_module.state_dict(), Path(trainer.default_root_dir) / f"rank_{trainer.global_rank}.pt")
