@@ -2,40 +2,53 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from tests.strategy_cases import CASES
+from tl_lightning.check import check
+
 pytestmark = pytest.mark.slow
 Tiny = Callable[[str], Path]
+Compose = Callable[..., dict[str, Any]]
+GROUPS = 3  # of layers, in the tiny BERT
+ALIKE = [name for name in CASES if "bert" in CASES[name].kinds]
 ROWS, EPOCHS = 67, 2  # 67: neither batches nor splits come out even
 
 
-def _run(folder: Path, tiny: Tiny, processes: int, *words: str) -> Path:
+def _words(folder: Path, tiny: Tiny, processes: int) -> list[str]:
     rows = [
         f"{'good fine' if i % 2 else 'bad dull'} film {'very ' * (i % 7)},{'pos' if i % 2 else 'neg'}"
         for i in range(ROWS)
     ]
     for name in ("train", "test"):
         (folder / f"{name}.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
-    command = [
-        *("-m", "tl_lightning", "backbone=hf_text", f"backbone.name={tiny('bert')}", "data=text_files"),
+    return [
+        *("backbone=hf_text", f"backbone.name={tiny('bert')}", "data=text_files"),
         *(f"data.{name}={folder / f'{name}.csv'}" for name in ("train", "test")),
         f"data.batch_size={8 // processes}",
         "trainer=ddp",
         "trainer.accelerator=cpu",
         f"trainer.devices={processes}",
-        "trainer.precision=32-true",
-        f"trainer.max_epochs={EPOCHS}",
         "trainer.enable_progress_bar=false",
         "optimizer=sgd",
         "head.dropout=0",
         "logger=csv",
+    ]
+
+
+def _run(folder: Path, tiny: Tiny, processes: int, *words: str) -> Path:
+    command = [
+        *("-m", "tl_lightning", *_words(folder, tiny, processes), "trainer.precision=32-true"),
+        f"trainer.max_epochs={EPOCHS}",
         f"hydra.run.dir={folder / str(processes)}",
         *words,
     ]
@@ -66,9 +79,8 @@ def without_dropout(tiny: Tiny, tmp_path: Path) -> Tiny:
     return lambda _: folder
 
 
-@pytest.mark.parametrize("strategy", ["full", "linear_probe", "layer_decay"])
-def test_two_processes_are_one(without_dropout: Tiny, tmp_path: Path, strategy: str) -> None:
-    one, two = (_run(tmp_path, without_dropout, n, f"strategy={strategy}") for n in (1, 2))
+def test_two_processes_are_one(without_dropout: Tiny, tmp_path: Path) -> None:
+    one, two = (_run(tmp_path, without_dropout, n) for n in (1, 2))
     weights = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (one, two)]
     assert weights[0].keys() == weights[1].keys()
     for name, tensor in weights[0].items():
@@ -80,3 +92,75 @@ def test_two_processes_are_one(without_dropout: Tiny, tmp_path: Path, strategy: 
     records = [json.loads((run / "run.json").read_text()) for run in (one, two)]
     assert [record["device"] for record in records] == ["1 x cpu", "2 x cpu"]
     assert [record["steps"] for record in records] == [EPOCHS * 8] * 2, "60 rows to train on, 8 in a global batch"
+
+
+def _configurations(folder: Path, tiny: Tiny, compose: Compose, processes: int) -> list[dict[str, Any]]:
+    """One for each strategy that several processes may run, in double precision: sums in another order then agree."""
+    made = []
+    for name in ALIKE:
+        case = CASES[name]
+        epochs = len(case.opened(GROUPS))
+        config = compose(
+            *_words(folder, tiny, processes),
+            f"strategy={name}",
+            *case.words,
+            "trainer.strategy=ddp_find_unused_parameters_true",
+            "trainer.precision=64-true",
+            f"trainer.max_epochs={epochs}",
+            "optimizer.lr=0.1",
+            f"name={name}",
+        )
+        made.append(check(config))
+        made[-1]["callbacks"]["weights"] = {"_target_": "tests.stopping.Weights"}
+    return made
+
+
+def _start(folder: Path, rank: int, processes: int, port: int) -> "subprocess.Popen[str]":
+    """A rank that runs all configurations of a file one after another: the imports cost more than the runs."""
+    alone = {} if processes == 1 else {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(processes)}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    code = "import sys; from tests.test_ddp import run_all; run_all(sys.argv[1])"
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code, str(folder / f"{processes}.json")],
+        env={**os.environ, **alone, **meeting},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run_all(file: str) -> None:
+    """Run each configuration of a file of them in a folder beside it."""
+    from tl_lightning import bootstrap
+    from tl_lightning.run import RUN_DIR, run
+
+    bootstrap.FEWEST = bootstrap.RESAMPLES = 5
+    path = Path(file)
+    for config in json.loads(path.read_text()):
+        os.environ.pop(RUN_DIR, None)
+        run(config, path.parent / path.stem / config["name"])
+
+
+def test_every_strategy_ends_the_same_on_both_ranks_and_in_one_process(
+    without_dropout: Tiny, compose: Compose, tmp_path: Path
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for processes in (1, 2):
+        configs = _configurations(tmp_path, without_dropout, compose, processes)
+        (tmp_path / str(processes)).mkdir()
+        (tmp_path / f"{processes}.json").write_text(json.dumps(configs))
+        ranks = [_start(tmp_path, rank, processes, port) for rank in range(processes)]
+        for rank in ranks:
+            _, told = rank.communicate(timeout=300)
+            assert rank.returncode == 0, told
+    for name in ALIKE:
+        alone, first, second = (
+            torch.load(tmp_path / run / name / f"rank_{rank}.pt", weights_only=True)
+            for run, rank in (("1", 0), ("2", 0), ("2", 1))
+        )
+        for key, value in alone.items():
+            assert value.dtype == torch.float64 or not value.is_floating_point()
+            assert torch.equal(first[key], second[key]), f"{name}: {key} differs between the ranks"
+            torch.testing.assert_close(first[key], value, atol=1e-6, rtol=0, msg=f"{name}: {key}")

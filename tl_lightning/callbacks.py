@@ -80,9 +80,27 @@ class Last(Checkpoint):
             self._save(trainer)
 
 
+class Patience(EarlyStopping):
+    """Begins to watch with the epoch in which the strategy's last change begins: a short probe must not end it all."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look, if it is time."""
+        if _settled(trainer, pl_module):
+            super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look, if it is time."""
+        if _settled(trainer, pl_module):
+            super().on_train_epoch_end(trainer, pl_module)
+
+
+def _settled(trainer: Trainer, pl_module: LightningModule) -> bool:
+    return trainer.current_epoch >= pl_module.strategy.settled_at  # type: ignore[operator, union-attr]
+
+
 def early_stopping(monitor: str, mode: Mode, folder: Path, patience: int = 3, min_delta: float = 0.0) -> EarlyStopping:
     """Stop once ``monitor`` has not gained ``min_delta`` over ``patience`` validations."""
-    return EarlyStopping(monitor, mode=mode, patience=patience, min_delta=min_delta)
+    return Patience(monitor, mode=mode, patience=patience, min_delta=min_delta)
 
 
 class RandomState(Callback):

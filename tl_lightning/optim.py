@@ -85,6 +85,20 @@ def constant(optimizer: Optimizer, total_steps: int, warmup: float = 0.0) -> Lam
     return LambdaLR(optimizer, lambda step: min(1.0, step / start) if start else 1.0)
 
 
+def slanted_triangular(optimizer: Optimizer, total_steps: int, cut_frac: float = 0.1, ratio: float = 32.0) -> LambdaLR:
+    """Rise linearly over the first ``cut_frac`` of ``total_steps``, then fall linearly; both ends at ``1 / ratio``.
+
+    ULMFiT's schedule (Howard and Ruder, 2018, arXiv:1801.06146).
+    """
+    cut = max(1, int(total_steps * cut_frac))
+
+    def factor(step: int) -> float:
+        height = step / cut if step < cut else max(0.0, (total_steps - step) / max(1, total_steps - cut))
+        return (1 + height * (ratio - 1)) / ratio
+
+    return LambdaLR(optimizer, factor)
+
+
 def in_phases(
     optimizer: Optimizer,
     make: Callable[..., LRScheduler],
@@ -109,7 +123,10 @@ def in_phases(
         schedule = make(optimizer, max(1, end - start))
         if not isinstance(schedule, LambdaLR):
             name = type(schedule).__name__
-            raise UserError(f"{name} cannot begin anew for a phase: take schedule=linear_warmup, cosine or constant")
+            raise UserError(
+                f"{name} cannot begin anew for a phase:"
+                " take schedule=linear_warmup, cosine, slanted_triangular or constant"
+            )
         factors.append(schedule.lr_lambdas[0])
 
     def factor(step: int) -> float:

@@ -1,11 +1,10 @@
 """The one LightningModule: batch -> backbone -> head -> objective."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -13,9 +12,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, MetricCollection
 
 from tl_lightning.backbones.base import Backbone
+from tl_lightning.length import training_length
 from tl_lightning.objectives import Objective
 from tl_lightning.optim import in_phases, param_groups
-from tl_lightning.strategies.base import FineTuning
+from tl_lightning.strategies.base import FineTuning, Phase
 
 CHECKPOINT_KEY = "tl_lightning"
 Batch = tuple[dict[str, Tensor], Tensor, Tensor]  # inputs, target, rows (-1: a repeat that must not count)
@@ -145,13 +145,13 @@ class TransferTask(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _schedule(self, optimizer: Optimizer, lr: float) -> LRScheduler:
-        steps, epochs = total_steps(self.trainer), self.trainer.max_epochs or -1
-        phases = self.strategy.phases(epochs)
-        if len(phases) == 1:
-            return self.make_schedule(optimizer, steps)
-        starts = [phase.start * steps // epochs for phase in phases]
+        length = training_length(self.trainer)
+        phases = self.strategy.phases(length.epochs)
+        if phases == [Phase(0)]:
+            return self.make_schedule(optimizer, length.steps)
+        starts = [phase.start * length.per_epoch for phase in phases]
         scales = [1.0 if phase.lr is None else phase.lr / lr for phase in phases]
-        return in_phases(optimizer, self.make_schedule, starts, steps, scales)
+        return in_phases(optimizer, self.make_schedule, starts, length.steps, scales)
 
     def configure_gradient_clipping(
         self,
@@ -193,22 +193,6 @@ class TransferTask(LightningModule):
             "all": sum(p.numel() for p in parameters),
             "trained": sum(p.numel() for p in parameters if p.requires_grad),
         }
-
-
-def total_steps(trainer: Trainer) -> int:
-    """How many steps the optimizer will take.
-
-    Not ``trainer.estimated_stepping_batches``: asked for here, it keeps Lightning from restoring the loader's place
-    on a resume (Lightning issue 20550, open).
-    """
-    data = getattr(trainer, "datamodule", None)
-    if data is None or trainer.max_epochs in (None, -1):
-        return int(trainer.estimated_stepping_batches)
-    batches, limit = len(data.train_dataloader()), trainer.limit_train_batches
-    if limit is not None:
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    steps = math.ceil(batches / trainer.accumulate_grad_batches) * int(trainer.max_epochs)
-    return steps if trainer.max_steps < 0 else min(steps, trainer.max_steps)
 
 
 def _joined(parts: Sequence[Predictions]) -> Predictions:

@@ -14,8 +14,10 @@ NOT_NEGATIVE: Rule = (lambda x: x >= 0, "0 or more")
 SHARE_BELOW_1: Rule = (lambda x: 0 <= x < 1, "at least 0 and below 1")
 BETWEEN_0_AND_1: Rule = (lambda x: 0 < x < 1, "above 0 and below 1")
 POSITIVE_UP_TO_1: Rule = (lambda x: 0 < x <= 1, "above 0 and at most 1")
+LR: Rule = (lambda x: 0 < x < 100, "above 0 (for fine-tuning usually 1e-5 to 1e-3)")
 RANGES: dict[str, Rule] = {
-    "lr": (lambda x: 0 < x < 100, "above 0 (for fine-tuning usually 1e-5 to 1e-3)"),
+    "lr": LR,
+    "probe_lr": LR,
     "weight_decay": NOT_NEGATIVE,
     "momentum": SHARE_BELOW_1,
     "batch_size": AT_LEAST_1,
@@ -36,6 +38,13 @@ RANGES: dict[str, Rule] = {
     "test_fraction": BETWEEN_0_AND_1,
     "train_fraction": POSITIVE_UP_TO_1,
     "layer_decay": POSITIVE_UP_TO_1,
+    "frozen": NOT_NEGATIVE,
+    "top": AT_LEAST_1,
+    "head_epochs": AT_LEAST_1,
+    "probe_epochs": AT_LEAST_1,
+    "epochs_per_group": (lambda x: x > 0, "above 0 (0.25 opens four groups at once)"),
+    "cut_frac": BETWEEN_0_AND_1,
+    "ratio": AT_LEAST_1,
     "drop_path": SHARE_BELOW_1,
     "image_size": AT_LEAST_1,
     "width": AT_LEAST_1,

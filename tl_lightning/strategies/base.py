@@ -1,5 +1,6 @@
 """The contract of a fine-tuning strategy; as it stands, it trains everything."""
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -8,18 +9,18 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from tl_lightning.errors import UserError
+from tl_lightning.length import ENDLESS, epochs_ahead
 from tl_lightning.strategies.regularizer import Regularizer
 
 if TYPE_CHECKING:
     from tl_lightning.task import TransferTask
 
-ENDLESS = 1000  # epochs looked ahead where the trainer names no limit
-
 
 class Phase(NamedTuple):
     """A part of the training with a learning-rate schedule of its own and fresh optimizer moments.
 
-    It begins with the epoch ``start`` and lasts until the next one does.  ``lr``: in place of the optimizer's own.
+    It begins with the epoch ``start`` and lasts until the next one does, the last one until the training's real end
+    (``max_epochs`` or ``max_steps``).  ``lr``: in place of the optimizer's own.
     """
 
     start: int
@@ -31,18 +32,25 @@ class FineTuning(Callback):
 
     A method overrides ``edit``, ``frozen_groups``, ``phases``, ``loss`` or ``keeps``.  Frozen means two things: no
     gradient, and eval mode (otherwise BatchNorm statistics drift and dropout stays on).  Everything that will ever
-    train is in the optimizer from the start.
+    train is in the optimizer from the start.  A training that ends before the last change begins is refused, and
+    early stopping waits for it.
 
     Args:
         layer_decay: the learning rate of a layer ``d`` steps below the head is multiplied by ``layer_decay ** d``.
         regularizer: what it adds to the loss or to the step; any strategy under which the backbone moves takes one.
     """
 
+    sooner = "strategy's epochs"
+    """What to set lower where the training is too short for the method."""
+
     def __init__(self, layer_decay: float = 1.0, regularizer: Regularizer | None = None) -> None:
         self.layer_decay = layer_decay
         self.regularizer = regularizer
+        self.settled_at = 0  # the epoch with which the last change begins; known once a fit is set up
         self._edited = False
         self._movable: frozenset[str] = frozenset()
+        self._epochs = ENDLESS
+        self._phase = 0
 
     def edit(self, task: "TransferTask") -> None:
         """Change the model for good (adapters, parameters that never train), before the optimizer exists."""
@@ -65,20 +73,34 @@ class FineTuning(Callback):
             return self.regularizer.loss(task, inputs, target)
         return task.objective.losses(task(inputs), target).mean()
 
+    def last_change(self, total: int) -> int:
+        """The epoch with which the last change of what moves, or the last phase, begins."""
+        plan = [self.frozen_groups(epoch, total) for epoch in range(ENDLESS)]
+        changes = [epoch for epoch in range(1, ENDLESS) if plan[epoch] != plan[epoch - 1]]
+        return max(self.phases(self._epochs)[-1].start, *changes, 0)
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Edit once, then leave out of the optimizer what will never train."""
+        """Edit once, then leave out of the optimizer what will never train.
+
+        Raises:
+            UserError: the method does not fit the backbone or the length of the training.
+        """
         task = _task(pl_module)
+        if stage == "fit":
+            self._epochs = epochs_ahead(trainer)
+            self.settled_at = self.last_change(_groups(task))
+            self._check_length(trainer)
         first, self._edited = not self._edited, True
         if first:
             self.edit(task)
             self._movable = frozenset(n for n, p in task.backbone.named_parameters() if p.requires_grad)
-        self._freeze(task, min(self._plan(trainer, task)))
+        self._freeze(task, min(self._plan(_groups(task))))
         if first and self.regularizer is not None:
             self.regularizer.prepare(task, trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a schedule of freezing under a DDP that waits for the gradients of all parameters."""
-        changes = len(set(self._plan(trainer, _task(pl_module)))) > 1
+        changes = len(set(self._plan(_groups(_task(pl_module))))) > 1
         strategy = trainer.strategy
         if changes and isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
             raise UserError(
@@ -88,27 +110,45 @@ class FineTuning(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A resume in mid-epoch does not come through ``on_train_epoch_start``."""
-        self._hold_still(trainer, _task(pl_module))
+        self._begin_epoch(trainer, _task(pl_module))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Freeze and unfreeze for this epoch; a new phase forgets the optimizer's moments."""
-        self._hold_still(trainer, _task(pl_module))
-        starts = [phase.start for phase in self.phases(_epochs(trainer))]
-        if trainer.current_epoch in starts[1:]:
-            for optimizer in trainer.optimizers:
-                optimizer.state.clear()
+        """Freeze and unfreeze for this epoch."""
+        self._begin_epoch(trainer, _task(pl_module))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Let the regularizer change the gradients."""
         if self.regularizer is not None:
             self.regularizer.before_step(_task(pl_module))
 
-    def _hold_still(self, trainer: Trainer, task: "TransferTask") -> None:
-        self._freeze(task, self.frozen_groups(trainer.current_epoch, len(task.backbone.layer_groups())))
+    def state_dict(self) -> dict[str, Any]:
+        """The phase that the optimizer's moments belong to."""
+        return {"phase": self._phase}
 
-    def _plan(self, trainer: Trainer, task: "TransferTask") -> list[int]:
-        total = len(task.backbone.layer_groups())
-        return [self.frozen_groups(epoch, total) for epoch in range(_epochs(trainer))]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The phase that the optimizer's moments belong to."""
+        self._phase = state_dict["phase"]
+
+    def _begin_epoch(self, trainer: Trainer, task: "TransferTask") -> None:
+        epoch = trainer.current_epoch
+        self._freeze(task, self.frozen_groups(epoch, _groups(task)))
+        phase = bisect_right([phase.start for phase in self.phases(self._epochs)], epoch) - 1
+        if phase != self._phase:
+            self._phase = phase
+            for optimizer in trainer.optimizers:
+                optimizer.state.clear()
+
+    def _check_length(self, trainer: Trainer) -> None:
+        needed = self.settled_at + 1
+        if needed > self._epochs and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            steps = " and a larger trainer.max_steps" if trainer.max_steps > 0 else ""
+            raise UserError(
+                f"{type(self).__name__} needs {needed} epochs and the training has {self._epochs}:"
+                f" trainer.max_epochs={needed}{steps}, or lower {self.sooner}"
+            )
+
+    def _plan(self, total: int) -> list[int]:
+        return [self.frozen_groups(epoch, total) for epoch in range(self._epochs)]
 
     def _freeze(self, task: "TransferTask", frozen: int) -> None:
         parameters = dict(task.backbone.named_parameters())
@@ -122,8 +162,8 @@ class FineTuning(Callback):
             module.training = mode
 
 
-def _epochs(trainer: Trainer) -> int:
-    return trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else ENDLESS
+def _groups(task: "TransferTask") -> int:
+    return len(task.backbone.layer_groups())
 
 
 def _modes(module: nn.Module, inherited: bool) -> Iterator[tuple[nn.Module, bool]]:

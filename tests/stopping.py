@@ -1,0 +1,61 @@
+"""Callbacks that a configuration names, to stop a run and to look into it."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+Place = tuple[str, int]
+
+
+class StopAt(Callback):
+    """Sends this process SIGTERM at places: a hook, and the step it comes at; each place once in a process."""
+
+    done: set[Place] = set()  # noqa: RUF012  # the resumed run must not stop where the first one did
+
+    def __init__(self, places: list[list[Any]]) -> None:
+        self.places = {(str(hook), int(step)) for hook, step in places}
+
+    def _stop(self, hook: str, trainer: Trainer) -> None:
+        place = (hook, trainer.global_step)
+        if place in self.places - StopAt.done:
+            StopAt.done.add(place)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop("epoch_start", trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._stop("batch_start", trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop("validation", trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop("epoch_end", trainer)
+
+
+class Cleared(Callback):
+    """Notes at which step the optimizer has no moments, and a copy of last.ckpt after each epoch."""
+
+    at: list[int] = []  # noqa: RUF012
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if not any(trainer.optimizers[0].state.values()):
+            Cleared.at.append(trainer.global_step)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        last = Path(str(trainer.default_root_dir)) / "checkpoints/last.ckpt"
+        if last.exists():
+            shutil.copyfile(last, last.with_name(f"after_{trainer.global_step}"))
+
+
+class Weights(Callback):
+    """Leaves the weights of every rank, as they are when training ends, in the run directory."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        torch.save(pl_module.state_dict(), Path(trainer.default_root_dir) / f"rank_{trainer.global_rank}.pt")
