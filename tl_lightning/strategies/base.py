@@ -41,6 +41,7 @@ class FineTuning(Callback):
     def __init__(self, layer_decay: float = 1.0, regularizer: Regularizer | None = None) -> None:
         self.layer_decay = layer_decay
         self.regularizer = regularizer
+        self.pretrained: tuple[nn.Parameter, ...] = ()  # the backbone's, as they were before the edit
         self._edited = False
         self._movable: frozenset[str] = frozenset()
 
@@ -70,6 +71,7 @@ class FineTuning(Callback):
         task = _task(pl_module)
         first, self._edited = not self._edited, True
         if first:
+            self.pretrained = tuple(task.backbone.parameters())
             self.edit(task)
             self._movable = frozenset(n for n, p in task.backbone.named_parameters() if p.requires_grad)
         self._freeze(task, min(self._plan(trainer, task)))
