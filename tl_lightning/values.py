@@ -36,6 +36,14 @@ RANGES: dict[str, Rule] = {
     "test_fraction": BETWEEN_0_AND_1,
     "train_fraction": POSITIVE_UP_TO_1,
     "layer_decay": POSITIVE_UP_TO_1,
+    "alpha": NOT_NEGATIVE,
+    "beta": NOT_NEGATIVE,
+    "rho": (lambda x: x > 0, "above 0 (usually 0.01 to 0.2)"),
+    "p": SHARE_BELOW_1,
+    "decay": SHARE_BELOW_1,
+    "start": SHARE_BELOW_1,
+    "norm_batches": AT_LEAST_1,
+    "k": (lambda x: x >= 2, "at least 2"),
 }
 
 
