@@ -180,8 +180,8 @@ class SWA(Average):
             raise UserError("average=swa begins at a share of the epochs and needs their number: trainer.max_epochs=10")
         if epochs - math.floor(self.start * epochs) < 2:
             log.warning(
-                "average=swa averages epoch ends after the share average.start=%s: of trainer.max_epochs=%s that is one,"
-                " which is no average; more epochs, or an earlier start",
+                "average=swa averages epoch ends after the share average.start=%s: of trainer.max_epochs=%s that is"
+                " one, which is no average; more epochs, or an earlier start",
                 self.start,
                 epochs,
             )

@@ -48,8 +48,8 @@ def make(node: Mapping[str, Any]) -> Any:
         raise fault.__cause__ from None
 
 
-def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[str]) -> Parts:
-    """Make all parts of one run.
+def learner(config: Mapping[str, Any]) -> tuple[TransferTask, Any]:
+    """Make the task of a run and its data.
 
     The random state is set anew before the backbone and before the head, so that a pretrained backbone and one
     from scratch get the same head.
@@ -72,9 +72,16 @@ def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[
         classes=data.classes,
         config=dict(config),
     )
+    return task, data
+
+
+def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[str]) -> Parts:
+    """Make all parts of one run."""
+    task, data = learner(config)
+    monitor = task.objective.monitor
     known = {
-        "monitor": f"val/{objective.monitor}",
-        "mode": mode(objective.monitor),
+        "monitor": f"val/{monitor}",
+        "mode": mode(monitor),
         "folder": folder / "checkpoints",
     }
     callbacks: list[Callback] = [_callback(node, known) for node in config["callbacks"].values() if node is not None]
@@ -86,7 +93,7 @@ def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[
     best = next((callback for callback in callbacks if isinstance(callback, Best)), None)
     if average is not None:  # best.ckpt holds the averaged weights, last.ckpt those that train on
         callbacks.insert(callbacks.index(best) + 1 if best else 0, average)
-    trainer = _trainer(config["trainer"], data, [*callbacks, throughput, stop], loggers, folder)
+    trainer = make_trainer(config["trainer"], data, [*callbacks, throughput, stop], loggers, folder)
     return Parts(task, data, trainer, best, throughput, average)
 
 
@@ -99,13 +106,14 @@ def _run_name(config: Mapping[str, Any], folder: Path) -> str:
     return f"{config['name']}-{folder.name}"
 
 
-def _trainer(
+def make_trainer(
     node: Mapping[str, Any],
     data: LightningDataModule,
     callbacks: list[Callback],
     loggers: list[Logger],
     folder: Path,
 ) -> Trainer:
+    """Make the trainer from its node, with the precision that suits the hardware where the node names none."""
     settings = dict(node)
     settings["precision"] = settings.get("precision") or native_precision(settings.get("accelerator", "auto"))
     if torch.cuda.is_available():

@@ -1,6 +1,7 @@
 """BatchNorm statistics of weights that no training step has seen."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from itertools import islice
 
 import torch
@@ -25,15 +26,15 @@ def refresh(trainer: Trainer, task: LightningModule, batches: int) -> None:
     norms = moving_norms(task)
     if not norms:
         return
-    held = [(norm.momentum, norm.training) for norm in norms]
+    held = [(norm.momentum, norm.training, deepcopy(norm.num_batches_tracked)) for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum, norm.training = None, True
     with isolate_rng(), torch.no_grad(), trainer.precision_plugin.forward_context():
         for inputs in islice(_inputs(trainer), batches):
             task(inputs)
-    for norm, (momentum, training) in zip(norms, held, strict=True):
-        norm.momentum, norm.training = momentum, training
+    for norm, (momentum, training, tracked) in zip(norms, held, strict=True):
+        norm.momentum, norm.training, norm.num_batches_tracked = momentum, training, tracked
         _average_over_ranks(norm)
 
 

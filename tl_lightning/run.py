@@ -63,7 +63,7 @@ def run(config: Mapping[str, Any], folder: Path, tags: Sequence[str] = (), overr
     record.add()
     stop, done = StopAtStep(), False
     try:
-        with graceful(stop), _quiet():
+        with graceful(stop), quiet():
             value = _fit_and_test(build(config, folder, stop, list(tags)), folder, record, stop, resumed)
         done = True
         return value
@@ -223,7 +223,7 @@ def _without_bar(trainer: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep Lightning's tips and advice that does not apply here off the screen."""
     tips, lightning = (logging.getLogger(f"lightning.pytorch{name}") for name in (".utilities.rank_zero", ""))
     level, propagate = tips.level, lightning.propagate

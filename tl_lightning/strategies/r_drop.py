@@ -1,5 +1,7 @@
 """R-Drop: two passes that dropout makes different shall say the same."""
 
+import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lightning.pytorch import Trainer
@@ -41,9 +43,12 @@ class RDrop(Regularizer):
 
 def _drops(module: nn.Module) -> bool:
     """Whether it drops something in training: dropout, or a stochastic depth by whatever library."""
-    if not module.training or "drop" not in type(module).__name__.lower() and "Stochastic" not in type(module).__name__:
-        return False
-    return any((getattr(module, name, None) or 0) > 0 for name in ("p", "drop_prob"))
+    named = re.search("drop|stochastic", type(module).__name__.lower())
+    return (
+        module.training
+        and named is not None
+        and any((getattr(module, name, None) or 0) > 0 for name in ("p", "drop_prob"))
+    )
 
 
 def _classes(one: Tensor, other: Tensor) -> Tensor:
@@ -58,4 +63,4 @@ def _labels(one: Tensor, other: Tensor) -> Tensor:
     return ((one.sigmoid() - other.sigmoid()) * (one - other)).mean() / 2
 
 
-APART = {"class": _classes, "labels": _labels, "number": F.mse_loss}
+APART: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"class": _classes, "labels": _labels, "number": F.mse_loss}

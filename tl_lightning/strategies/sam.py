@@ -46,7 +46,8 @@ class SAM(Regularizer):
             )
         if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
             raise UserError(
-                f"sam needs whole parameters on each device, not {type(trainer.strategy).__name__}: trainer.strategy=ddp"
+                f"sam needs whole parameters on each device, which {type(trainer.strategy).__name__} has not:"
+                " trainer.strategy=ddp"
             )
 
     def loss(self, task: "TransferTask", inputs: dict[str, Tensor], target: Tensor) -> Tensor:
