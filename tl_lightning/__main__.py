@@ -93,6 +93,8 @@ def _is_override(word: str) -> bool:
 def _override(word: str) -> str:
     if word.startswith("experiment="):
         return f"+{word}"
+    if word.startswith("regularizer."):  # the group's node stands in the strategy's
+        word = f"strategy.{word}"
     if DOTTED.match(word) and word.split(".")[0] in OURS:
         return f"++{word}"
     return word
@@ -152,7 +154,7 @@ def _job(cfg: DictConfig) -> float:
     hydra_config = HydraConfig.get()
     choices = hydra_config.runtime.choices
     typed = [word.lstrip("+") for word in hydra_config.overrides.task]
-    groups = ("backbone", "data", "strategy", "objective")
+    groups = ("backbone", "data", "strategy", "objective", "regularizer", "average")
     tags = [f"{group}:{choices[group]}" for group in groups if choices.get(group)]
     return run(
         config,

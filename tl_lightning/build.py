@@ -14,10 +14,12 @@ from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import Logger
 
+from tl_lightning.averaging import Average
 from tl_lightning.callbacks import Best, Throughput
 from tl_lightning.checkpoints import AsideCheckpointIO
 from tl_lightning.interrupt import StopAtStep
 from tl_lightning.objectives import mode
+from tl_lightning.soup import Soup
 from tl_lightning.task import TransferTask
 
 LOG_EVERY = 50
@@ -33,6 +35,7 @@ class Parts:
     trainer: Trainer
     best: Best | None
     throughput: Throughput
+    average: Average | Soup | None
 
 
 def make(node: Mapping[str, Any]) -> Any:
@@ -45,8 +48,8 @@ def make(node: Mapping[str, Any]) -> Any:
         raise fault.__cause__ from None
 
 
-def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[str]) -> Parts:
-    """Make all parts of one run.
+def learner(config: Mapping[str, Any]) -> tuple[TransferTask, Any]:
+    """Make the task of a run and its data.
 
     The random state is set anew before the backbone and before the head, so that a pretrained backbone and one
     from scratch get the same head.
@@ -70,38 +73,48 @@ def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[
         classes=data.classes,
         config=dict(config),
     )
+    return task, data
+
+
+def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[str]) -> Parts:
+    """Make all parts of one run."""
+    task, data = learner(config)
+    monitor = task.objective.monitor
     known = {
-        "monitor": f"val/{objective.monitor}",
-        "mode": mode(objective.monitor),
+        "monitor": f"val/{monitor}",
+        "mode": mode(monitor),
         "folder": folder / "checkpoints",
     }
-    callbacks = [_callback(node, known) for node in config["callbacks"].values() if node is not None]
+    callbacks: list[Callback] = [_callback(node, known) for node in config["callbacks"].values() if node is not None]
+    average = _callback(config["average"], known) if config.get("average") else None
     throughput = Throughput()
     loggers = make(config["logger"])(
         folder=folder, name=_run_name(config, folder), group=config["name"], tags=tags, config=dict(config)
     )
-    trainer = _trainer(config["trainer"], data, [*callbacks, throughput, stop], loggers, folder)
     best = next((callback for callback in callbacks if isinstance(callback, Best)), None)
-    return Parts(task, data, trainer, best, throughput)
+    if average is not None:  # best.ckpt holds the averaged weights, last.ckpt those that train on
+        callbacks.insert(callbacks.index(best) + 1 if best else 0, average)
+    trainer = make_trainer(config["trainer"], data, [*callbacks, throughput, stop], loggers, folder)
+    return Parts(task, data, trainer, best, throughput, average)
 
 
-def _callback(node: Mapping[str, Any], known: Mapping[str, Any]) -> Callback:
+def _callback(node: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
     made = make(node)
-    callback: Callback = made(**known) if isinstance(made, partial) else made
-    return callback
+    return made(**known) if isinstance(made, partial) else made
 
 
 def _run_name(config: Mapping[str, Any], folder: Path) -> str:
     return f"{config['name']}-{folder.name}"
 
 
-def _trainer(
+def make_trainer(
     node: Mapping[str, Any],
     data: LightningDataModule,
     callbacks: list[Callback],
     loggers: list[Logger],
     folder: Path,
 ) -> Trainer:
+    """Make the trainer from its node, with the precision that suits the hardware where the node names none."""
     settings = dict(node)
     settings["precision"] = settings.get("precision") or native_precision(settings.get("accelerator", "auto"))
     if torch.cuda.is_available():

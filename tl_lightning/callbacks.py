@@ -41,6 +41,18 @@ class Best(ModelCheckpoint):
             found = trainer.callback_metrics.items()
             self.metrics = {name: float(value) for name, value in found if name.startswith("val/")}
 
+    def forget(self) -> None:
+        """Choose anew from the next validation on."""
+        self.best_k_models, self.best_model_score, self.current_score = {}, None, None
+        self.best_model_path = self.kth_best_model_path = ""
+        self.metrics = {}
+
+    def replace(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        """Store the weights that are in the model now, whose validation gave ``metrics``."""
+        path = self.best_model_path or str(Path(str(self.dirpath), "best.ckpt"))
+        trainer.save_checkpoint(path, weights_only=True)
+        self.best_model_path, self.metrics = path, metrics
+
     def state_dict(self) -> dict[str, Any]:
         """With the metrics of the best validation."""
         return {**super().state_dict(), "metrics": self.metrics, "epoch": self.epoch, "step": self.step}

@@ -40,7 +40,7 @@ def _faults(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key} is missing: {key}=NAME chooses it"
         elif isinstance(value, Mapping):
             yield from _node_faults(key, value)
-        elif key in SUPPLIED:
+        elif key in SUPPLIED and not (key == "average" and value is None):
             yield f"{key}={value}: a group's name is expected ({key}=NAME), as --help lists them"
     data = config.get("data")
     if isinstance(data, Mapping) and None not in (data.get("shots"), data.get("train_fraction")):

@@ -22,6 +22,7 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "fit": Command("fine-tune, then test the best checkpoint (the default)"),
+    "wise_ft": Command("the curve between a run's pretrained and fine-tuned weights", "tl_lightning.studies.wise_ft"),
 }
 
 

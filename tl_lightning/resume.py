@@ -31,7 +31,7 @@ def resumed_folder(config: Mapping[str, Any]) -> Path | None:
         raise UserError(f"resume={wanted}: this run is finished; leave resume out to start a new one")
     if still_runs(record):
         raise UserError(f"resume={wanted}: this run is running, as process {record['process']['pid']}")
-    differences = _differences(_stored(folder), config)
+    differences = _differences(stored_config(folder), config)
     if differences:
         raise UserError(
             f"resume={wanted}: the run was started with another configuration:\n  " + "\n  ".join(differences)
@@ -47,13 +47,18 @@ def _unfinished(config: Mapping[str, Any]) -> Iterator[Path]:
         try:
             content = read_record(record.parent)
             unfinished = content.get("status") != "finished" and not still_runs(content)
-            if unfinished and not _differences(_stored(record.parent), config):
+            if unfinished and not _differences(stored_config(record.parent), config):
                 yield record.parent
         except UserError:
             continue
 
 
-def _stored(folder: Path) -> dict[str, Any]:
+def stored_config(folder: Path) -> dict[str, Any]:
+    """What ``config.yaml`` in a run directory holds.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
         stored = yaml.safe_load((folder / CONFIG).read_text())
     except (OSError, yaml.YAMLError) as fault:

@@ -64,7 +64,7 @@ def run(config: Mapping[str, Any], folder: Path, tags: Sequence[str] = (), overr
     record.add()
     stop, done = StopAtStep(), False
     try:
-        with graceful(stop), _quiet():
+        with graceful(stop), quiet():
             value = _fit_and_test(build(config, folder, stop, list(tags)), folder, record, stop, resumed)
         done = True
         return value
@@ -135,11 +135,16 @@ def _fit_and_test(parts: Parts, folder: Path, record: Record, stop: StopAtStep, 
     with _timed(record, "fit"):
         trainer.fit(task, datamodule=data, ckpt_path=resume_from, weights_only=True)
     stop.check()
+    if parts.average is not None:
+        with _timed(record, "average"), _without_bar(trainer):
+            parts.average.finish(trainer, task, data, parts.best)
     best = parts.best.best_model_path if parts.best else ""
     with _timed(record, "test"), _without_bar(trainer):
         trainer.test(task, datamodule=data, ckpt_path=best or None, verbose=False, weights_only=True)
     if trainer.is_global_zero:
         _write_results(parts, folder, record)
+        if parts.average is not None:
+            parts.average.clean()
     value = (parts.best.metrics if parts.best else {}).get(f"val/{task.objective.monitor}")
     return float("nan") if value is None else value
 
@@ -175,6 +180,7 @@ def _write_results(parts: Parts, folder: Path, record: Record) -> None:
         intervals=spread,
         selected_by=f"val/{objective.monitor}",
         best={"epoch": best.epoch, "step": best.step} if best else None,
+        average=parts.average.facts() if parts.average else None,
         steps=trainer.global_step,
         samples_per_second=round(throughput.samples / max(throughput.seconds, 1e-9), 1),
         seconds_to_first_step=round(throughput.first_step - record.started, 3) if throughput.first_step else None,
@@ -207,7 +213,7 @@ def _timed(record: Record, name: str) -> Iterator[None]:
 
 @contextmanager
 def _without_bar(trainer: Any) -> Iterator[None]:
-    """The test takes seconds; its bar would print a second table of the metrics."""
+    """Tests and validations after the fit take seconds; a bar would print a second table of the metrics."""
     bar = trainer.progress_bar_callback
     if bar is not None:
         bar.disable()
@@ -219,7 +225,7 @@ def _without_bar(trainer: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep Lightning's tips and advice that does not apply here off the screen."""
     tips, lightning = (logging.getLogger(f"lightning.pytorch{name}") for name in (".utilities.rank_zero", ""))
     level, propagate = tips.level, lightning.propagate

@@ -32,6 +32,7 @@ SUPPLIED: dict[str, frozenset[str]] = {
     "optimizer": frozenset({"params"}),
     "schedule": frozenset({"optimizer", "total_steps"}),
     "callbacks": frozenset({"monitor", "mode", "folder"}),
+    "average": frozenset({"monitor", "mode", "folder"}),
     "logger": frozenset({"folder", "name", "group", "tags", "config"}),
     "trainer": frozenset({"callbacks", "logger", "default_root_dir", "use_distributed_sampler"}),
 }

@@ -53,6 +53,14 @@ RANGES: dict[str, Rule] = {
     "cutmix": NOT_NEGATIVE,
     "mix_off_epochs": NOT_NEGATIVE,
     "random_erasing": (lambda x: 0 <= x <= 1, "a probability, 0 to 1,"),
+    "alpha": NOT_NEGATIVE,
+    "beta": NOT_NEGATIVE,
+    "rho": (lambda x: x > 0, "above 0 (usually 0.01 to 0.2)"),
+    "p": SHARE_BELOW_1,
+    "decay": SHARE_BELOW_1,
+    "start": SHARE_BELOW_1,
+    "norm_batches": AT_LEAST_1,
+    "k": (lambda x: x >= 2, "at least 2"),
 }
 
 

@@ -73,8 +73,8 @@ def table(results: dict[str, Any]) -> str:
     ]
     for what, name, beside, r, scale, target in rows:
         lines.append(
-            f"| {what} | `{name}` | `{beside}` | {r['ours'] * scale:.1f} | {r['base'] * scale:.1f} | **{r['ratio']:.3f}** |"
-            f" {r['lowest']:.3f} to {r['highest']:.3f} | {target} | {r['n']} |"
+            f"| {what} | `{name}` | `{beside}` | {r['ours'] * scale:.1f} | {r['base'] * scale:.1f} |"
+            f" **{r['ratio']:.3f}** | {r['lowest']:.3f} to {r['highest']:.3f} | {target} | {r['n']} |"
         )
     return "\n".join(lines)
 

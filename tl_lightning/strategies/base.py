@@ -47,6 +47,7 @@ class FineTuning(Callback):
         self.layer_decay = layer_decay
         self.regularizer = regularizer
         self.settled_at = 0  # the epoch with which the last change begins; known once a fit is set up
+        self.pretrained: tuple[nn.Parameter, ...] = ()  # the backbone's, as they were before the edit
         self._edited = False
         self._movable: frozenset[str] = frozenset()
         self._epochs = ENDLESS
@@ -92,6 +93,7 @@ class FineTuning(Callback):
             self._check_length(trainer)
         first, self._edited = not self._edited, True
         if first:
+            self.pretrained = tuple(task.backbone.parameters())
             self.edit(task)
             self._movable = frozenset(n for n, p in task.backbone.named_parameters() if p.requires_grad)
         self._freeze(task, min(self._plan(_groups(task))))
