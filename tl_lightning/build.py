@@ -52,6 +52,7 @@ def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[
     from scratch get the same head.
     """
     seed = config["seed"]
+    strategy = make(config["strategy"])  # before the model: it may want a package that is not installed
     lightning.seed_everything(seed, workers=True, verbose=False)
     backbone = make(config["backbone"])
     objective = make(config["objective"])
@@ -62,7 +63,7 @@ def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[
         backbone,
         head=make(config["head"])(backbone.out_features, data.num_outputs),
         objective=objective,
-        strategy=make(config["strategy"]),
+        strategy=strategy,
         optimizer=make(config["optimizer"]),
         schedule=make(config["schedule"]),
         num_outputs=data.num_outputs,
