@@ -36,6 +36,8 @@ RANGES: dict[str, Rule] = {
     "test_fraction": BETWEEN_0_AND_1,
     "train_fraction": POSITIVE_UP_TO_1,
     "layer_decay": POSITIVE_UP_TO_1,
+    "r": AT_LEAST_1,
+    "niter": AT_LEAST_1,
 }
 
 
