@@ -1,13 +1,13 @@
 """Which layers of a backbone take an adapter."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from tl_lightning.errors import UserError
-from tl_lightning.values import nearest
 
 if TYPE_CHECKING:
     from tl_lightning.backbones.base import Backbone
@@ -61,8 +61,10 @@ def named(backbone: nn.Module, kinds: Kinds, targets: Sequence[str], word: str) 
     for target in targets:
         if not any(_ends(name, target) for name in layers):
             there = sorted({name.rpartition(".")[2] for name in layers})
+            close = get_close_matches(target, there, n=1)
+            hint = f"; did you mean {close[0]}?" if close else "."
             raise UserError(
-                f"{word}=[{target}]: the backbone has no layer of this name that can be adapted{nearest(target, there)}"
+                f"{word}=[{target}]: the backbone has no layer of this name that can be adapted{hint}"
                 f"  There are: {', '.join(there) or 'none'}"
             )
     return {n: m for n, m in layers.items() if any(_ends(n, target) for target in targets)}
