@@ -202,10 +202,11 @@ def test_what_an_adapter_would_not_reach_is_left_out() -> None:
     assert set(adaptable(WithAttention(), LINEAR)) == {"mlp"}
 
 
-def test_pissa_splits_alike_whatever_was_drawn_before(tiny: Tiny) -> None:
+@pytest.mark.parametrize("niter", [None, 16])
+def test_pissa_splits_alike_whatever_was_drawn_before(niter: int | None, tiny: Tiny) -> None:
     states = []
     for seed in (1, 2):
-        made = task("bert", tiny, PiSSA(r=4))
+        made = task("bert", tiny, PiSSA(r=4, niter=niter))
         torch.manual_seed(seed)
         drawn = torch.random.get_rng_state()
         states.append(prepared(made).state_dict())
@@ -213,7 +214,7 @@ def test_pissa_splits_alike_whatever_was_drawn_before(tiny: Tiny) -> None:
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
     plain = backbone("bert", tiny).state_dict()["model.encoder.layer.0.output.dense.weight"]
     kept = states[0]["backbone.model.encoder.layer.0.output.dense.base_layer.weight"]
-    torch.testing.assert_close(torch.linalg.svdvals(kept)[0], torch.linalg.svdvals(plain)[4], rtol=1e-3, atol=0)
+    torch.testing.assert_close(torch.linalg.svdvals(kept)[0], torch.linalg.svdvals(plain)[4], rtol=1e-2, atol=0)
 
 
 def test_pissa_refuses_more_than_all_singular_values(tiny: Tiny) -> None:
