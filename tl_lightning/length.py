@@ -1,0 +1,61 @@
+"""How long a training is."""
+
+import math
+from typing import NamedTuple
+
+from lightning.pytorch import Trainer
+
+from tl_lightning.errors import UserError
+
+ENDLESS = 1000  # epochs looked ahead where nothing names a limit
+
+
+class Length(NamedTuple):
+    """Steps that the optimizer takes: in all, and in one whole epoch."""
+
+    steps: int
+    per_epoch: int
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs begin; ``max_steps`` may end the last one early."""
+        return math.ceil(self.steps / self.per_epoch)
+
+
+def training_length(trainer: Trainer) -> Length:
+    """The length of a training whose data can be asked.
+
+    Not ``trainer.estimated_stepping_batches``: asked for here, it keeps Lightning from restoring the loader's place
+    on a resume (Lightning issue 20550, open).
+
+    Raises:
+        UserError: it has no end.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if data is None:
+        steps, batches = trainer.estimated_stepping_batches, trainer.num_training_batches
+        per_epoch = math.ceil(batches / trainer.accumulate_grad_batches) if math.isfinite(batches) else steps
+        return Length(int(_ending(steps)), max(1, int(per_epoch)))
+    batches, limit = len(data.train_dataloader()), trainer.limit_train_batches
+    if limit is not None:
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    per_epoch = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
+    limits = (
+        per_epoch * trainer.max_epochs if trainer.max_epochs not in (None, -1) else math.inf,
+        trainer.max_steps if trainer.max_steps >= 0 else math.inf,
+    )
+    return Length(int(_ending(min(limits))), per_epoch)
+
+
+def _ending(steps: float) -> float:
+    if math.isfinite(steps):
+        return steps
+    raise UserError("A learning-rate schedule needs an end: trainer.max_epochs=NUMBER or trainer.max_steps=NUMBER")
+
+
+def epochs_ahead(trainer: Trainer) -> int:
+    """How many epochs begin at most; callable before there are loaders."""
+    if getattr(trainer, "datamodule", None) is not None:
+        return training_length(trainer).epochs
+    limits = [limit for limit in (trainer.max_epochs, trainer.max_steps) if limit is not None and limit > 0]
+    return min(limits, default=ENDLESS)
