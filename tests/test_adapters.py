@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.adapted import IMAGE, LR, QUIET, TEXT, Tiny, backbone, fit, loader, logits, prepared, task, trainer
 from tl_lightning.errors import UserError
-from tl_lightning.strategies import Adapter, DoRA, LoRA, PiSSA, RSLoRA
+from tl_lightning.strategies import IA3, OFT, AdaLoRA, Adapter, DoRA, LoRA, PiSSA, RSLoRA, VeRA
 
 pytestmark = [pytest.mark.filterwarnings(*QUIET)]
 Make = Callable[..., Adapter]
@@ -22,6 +22,10 @@ ADAPTERS: dict[str, tuple[Make, tuple[str, ...], tuple[str, ...]]] = {
     "dora": (lambda **k: DoRA(r=4, **k), ("lora_A", "lora_B", "lora_magnitude_vector"), (*TEXT, *IMAGE)),
     "rslora": (lambda **k: RSLoRA(r=4, **k), ("lora_A", "lora_B"), (*TEXT, *IMAGE)),
     "pissa": (lambda **k: PiSSA(r=4, **k), ("lora_A", "lora_B"), (*TEXT, "vit")),
+    "adalora": (lambda **k: AdaLoRA(2, 4, **k), ("lora_A", "lora_B", "lora_E"), (*TEXT, *IMAGE)),
+    "ia3": (lambda **k: IA3(**k), ("ia3_l",), (*TEXT, "vit")),
+    "vera": (lambda **k: VeRA(r=8, **k), ("vera_lambda_b", "vera_lambda_d"), (*TEXT, "vit")),
+    "oft": (lambda **k: OFT(block_size=8, **k), ("oft_R",), ("bert", "vit")),
 }
 CASES = [(name, kind) for name, (_, _, kinds) in ADAPTERS.items() for kind in kinds]
 each = pytest.mark.parametrize(("name", "kind"), CASES)
@@ -40,13 +44,14 @@ def test_adapters_and_head_move_and_nothing_else(name: str, kind: str, tiny: Tin
     make, parts, _ = ADAPTERS[name]
     made = prepared(task(kind, tiny, make()))
     before = {key: value.clone() for key, value in made.state_dict().items()}
-    fit(made, epochs=1)
+    fit(made)
     moved = {key for key, value in made.state_dict().items() if not torch.equal(before[key], value)}
     own = {key for key in before if key.startswith("backbone.") and any(f".{part}" in key for part in parts)}
     assert own <= set(before)
-    assert moved == {*own, "head.1.weight", "head.1.bias"}
+    pruned = {key for key, value in made.state_dict().items() if "lora_E" in key and not value.any()}
+    assert moved | pruned == {*own, "head.1.weight", "head.1.bias"}
     counts = made.parameter_counts()
-    assert counts["trained"] == sum(before[key].numel() for key in moved)
+    assert counts["trained"] == sum(before[key].numel() for key in moved | pruned)
     assert counts["trained"] < counts["all"]
 
 
@@ -55,7 +60,7 @@ def test_layer_groups_stay_a_partition_and_the_optimizer_holds_each_part_once(na
     made = task(kind, tiny, ADAPTERS[name][0]())
     depth = len(made.backbone.layer_groups())
     before = [len(group) for group in made.backbone.layer_groups()]
-    used = fit(made, epochs=1)
+    used = fit(made)
     groups = made.backbone.layer_groups()
     assert len(groups) == depth
     assert sorted(n for g in groups for n in g) == sorted(n for n, _ in made.backbone.named_parameters())
@@ -74,7 +79,7 @@ def test_layer_groups_stay_a_partition_and_the_optimizer_holds_each_part_once(na
 def test_a_checkpoint_holds_what_was_trained_and_comes_back(name: str, kind: str, tiny: Tiny, tmp_path: Path) -> None:
     make, parts, _ = ADAPTERS[name]
     made = task(kind, tiny, make())
-    used = fit(made, epochs=1)
+    used = fit(made)
     used.save_checkpoint(tmp_path / "x.ckpt", weights_only=True)
     stored = torch.load(tmp_path / "x.ckpt", weights_only=True)["state_dict"]
     assert {key for key in stored if key.startswith("head.")} == {"head.1.weight", "head.1.bias"}
