@@ -37,6 +37,8 @@ RANGES: dict[str, Rule] = {
     "train_fraction": POSITIVE_UP_TO_1,
     "layer_decay": POSITIVE_UP_TO_1,
     "r": AT_LEAST_1,
+    "alpha": AT_LEAST_1,
+    "tokens": AT_LEAST_1,
     "target_r": AT_LEAST_1,
     "init_r": AT_LEAST_1,
     "initial": SHARE_BELOW_1,

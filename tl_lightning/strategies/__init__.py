@@ -1,11 +1,12 @@
 """Fine-tuning strategies."""
 
 from tl_lightning.strategies.adalora import AdaLoRA
-from tl_lightning.strategies.adapters import Adapter
+from tl_lightning.strategies.adapters import Adapter, LayerAdapter
 from tl_lightning.strategies.base import FineTuning, Phase
 from tl_lightning.strategies.compact import IA3, OFT, VeRA
 from tl_lightning.strategies.lora import DoRA, LoRA, PiSSA, RSLoRA
 from tl_lightning.strategies.probe import LinearProbe
+from tl_lightning.strategies.prompts import PrefixTuning, PromptTuning
 from tl_lightning.strategies.regularizer import Regularizer
 
 __all__ = [
@@ -15,10 +16,13 @@ __all__ = [
     "Adapter",
     "DoRA",
     "FineTuning",
+    "LayerAdapter",
     "LinearProbe",
     "LoRA",
     "Phase",
     "PiSSA",
+    "PrefixTuning",
+    "PromptTuning",
     "RSLoRA",
     "Regularizer",
     "VeRA",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tl_lightning.errors import UserError
 from tl_lightning.length import training_length
-from tl_lightning.strategies.adapters import Adapter
+from tl_lightning.strategies.adapters import LayerAdapter
 from tl_lightning.strategies.lora import transposed
 from tl_lightning.strategies.regularizer import Regularizer
 
@@ -21,7 +21,7 @@ SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # what the rank allocator rememb
 FEWEST = 4  # steps: one to score, one to allocate, and one on either side
 
 
-class AdaLoRA(Adapter):
+class AdaLoRA(LayerAdapter):
     """Adaptive low-rank adaptation (Zhang et al., 2023, arXiv:2303.10512): ``W + alpha / init_r * B @ diag(E) @ A``.
 
     Every step scores the triplets of ``A``, ``E`` and ``B`` by their gradients; over the middle of the training the
@@ -36,10 +36,10 @@ class AdaLoRA(Adapter):
         final: share of all steps that train what has remained.
         every: steps between two allocations.
         orthogonal: weight of ``|A A' - I| + |B' B - I|`` (Frobenius, the mean over all matrices) in the loss.
-        targets: see `Adapter`.
-        merge: see `Adapter`.
-        layer_decay: see `Adapter`.
-        regularizer: see `Adapter`.
+        targets: see `LayerAdapter`.
+        merge: see `LayerAdapter`.
+        layer_decay: see `LayerAdapter`.
+        regularizer: see `LayerAdapter`.
 
     Raises:
         UserError: the ranks or shares leave nothing to allocate, or the training has too few steps.
@@ -51,7 +51,7 @@ class AdaLoRA(Adapter):
         self,
         target_r: int = 8,
         init_r: int = 12,
-        alpha: float = 16,
+        alpha: int = 16,
         dropout: float = 0.0,
         initial: float = 0.1,
         final: float = 0.3,
@@ -97,11 +97,11 @@ class AdaLoRA(Adapter):
             fan_in_fan_out=transposed(layers),
         )
 
-    def insert(self, backbone: "Backbone", layers: Mapping[str, nn.Module]) -> None:
+    def insert(self, backbone: "Backbone") -> None:
         """As peft's function for it does, but keep what allocates the ranks."""
         from peft import AdaLoraModel
 
-        self._tuner = AdaLoraModel(backbone, self.config(layers), "default")
+        self._tuner = AdaLoraModel(backbone, self.config(self.chosen(backbone)), "default")  # type: ignore[no-untyped-call]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Lay the budget over the steps of the training."""

@@ -1,4 +1,4 @@
-"""The contract of an adapter: a frozen backbone, and small trained parts in its layers (through peft)."""
+"""The contract of an adapter: a frozen backbone, small trained parts in it (through peft), and the head."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
@@ -30,11 +30,50 @@ def require(package: str, extra: str) -> None:
 
 
 class Adapter(FineTuning):
-    """Put small trained parts into layers of the backbone, which itself stays as pretrained; the head trains too.
+    """Put small trained parts into the backbone, which itself stays as pretrained; the head trains too.
 
-    A layer group that holds a trained part is in train mode as a whole, so that dropout is on where it is on in a
-    full fine-tune; normalisation with running statistics (BatchNorm) stays in eval mode, and so does the input side.
-    A checkpoint holds the trained parts and the head alone.
+    Where the parts act, the backbone is in train mode, so that dropout is on where it is on in a full fine-tune;
+    normalisation with running statistics (BatchNorm) stays in eval mode.  A checkpoint holds the trained parts and
+    the head alone.
+
+    Raises:
+        UserError: peft is not installed, or the backbone cannot take the parts.
+    """
+
+    adapts: ClassVar[bool] = True
+    """The backbone's own weights stay: a regularizer that pulls towards them has nothing to act on."""
+
+    def __init__(self, layer_decay: float = 1.0, regularizer: Regularizer | None = None) -> None:
+        require("peft", "peft")
+        super().__init__(layer_decay, regularizer)
+        self._own: frozenset[str] = frozenset()
+
+    @abstractmethod
+    def insert(self, backbone: "Backbone") -> None:
+        """Put the parts in; they are all that needs gradients in the backbone then."""
+
+    def edit(self, task: "TransferTask") -> None:
+        """Put the parts in and note what they are called."""
+        self.insert(task.backbone)
+        self._own = frozenset(f"backbone.{n}" for n, p in task.backbone.named_parameters() if p.requires_grad)
+
+    def keeps(self, name: str) -> bool:
+        """The trained parts and the head."""
+        return not name.startswith("backbone.") or name in self._own
+
+    def acts_on(self, backbone: "Backbone") -> set[str]:
+        """Names of the parameters among which the trained parts act: the layer groups that hold one of them."""
+        moving = {name for name, p in backbone.named_parameters() if p.requires_grad}
+        return {name for group in backbone.layer_groups() if moving & set(group) for name in group}
+
+    def _freeze(self, task: "TransferTask", frozen: int) -> None:
+        super()._freeze(task, frozen)
+        for module, mode in _modes(task.backbone, "", self.acts_on(task.backbone), True):
+            module.training = mode
+
+
+class LayerAdapter(Adapter):
+    """Trained parts beside layers of the backbone.
 
     Args:
         targets: names of layers to adapt, or how they end (``query``, ``mlp.c_fc``).  By default all linear layers of
@@ -44,13 +83,8 @@ class Adapter(FineTuning):
             (for ``backbone.weights=``).
         layer_decay: as in a full fine-tune, for the trained parts.
         regularizer: as in a full fine-tune; one that pulls towards pretrained weights has nothing to act on here.
-
-    Raises:
-        UserError: peft is not installed, or the backbone has no such layers.
     """
 
-    adapts: ClassVar[bool] = True
-    """The backbone's own weights stay: nothing for a regularizer towards them to act on."""
     kinds: ClassVar[Kinds] = (*LINEAR, nn.Conv2d)
     vectors: ClassVar[tuple[str, ...]] = ()
     """Parts of the names of trained vectors, which may have more than one dimension: they get no weight decay."""
@@ -62,26 +96,19 @@ class Adapter(FineTuning):
         layer_decay: float,
         regularizer: Regularizer | None,
     ) -> None:
-        require("peft", "peft")
         super().__init__(layer_decay, regularizer)
         self.targets = targets
         self.merge = merge
-        self._own: frozenset[str] = frozenset()
 
     @abstractmethod
     def config(self, layers: Mapping[str, nn.Module]) -> Any:
         """The configuration of peft's for these layers, by name."""
 
-    def edit(self, task: "TransferTask") -> None:
-        """Put the adapters in and freeze the rest."""
-        self.insert(task.backbone, self.chosen(task.backbone))
-        self._own = frozenset(f"backbone.{n}" for n, p in task.backbone.named_parameters() if p.requires_grad)
-
-    def insert(self, backbone: "Backbone", layers: Mapping[str, nn.Module]) -> None:
-        """Replace ``layers`` by adapted ones."""
+    def insert(self, backbone: "Backbone") -> None:
+        """Replace the chosen layers by adapted ones."""
         from peft import inject_adapter_in_model
 
-        inject_adapter_in_model(self.config(layers), backbone)
+        inject_adapter_in_model(self.config(self.chosen(backbone)), backbone)
 
     def chosen(self, backbone: "Backbone") -> dict[str, nn.Module]:
         """The layers to adapt, by name.
@@ -100,10 +127,6 @@ class Adapter(FineTuning):
             )
         return found
 
-    def keeps(self, name: str) -> bool:
-        """The trained parts and the head."""
-        return not name.startswith("backbone.") or name in self._own
-
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """Matrices, but for those that hold a vector."""
         return super().decays(name, parameter) and not any(part in name for part in self.vectors)
@@ -113,20 +136,13 @@ class Adapter(FineTuning):
         if self.merge and trainer.is_global_zero:
             write_merged(pl_module, trainer)
 
-    def _freeze(self, task: "TransferTask", frozen: int) -> None:
-        super()._freeze(task, frozen)
-        moving = {name for name, p in task.backbone.named_parameters() if p.requires_grad}
-        alive = {name for group in task.backbone.layer_groups() if moving & set(group) for name in group}
-        for module, mode in _modes(task.backbone, "", alive, True):
-            module.training = mode
 
-
-def _modes(module: nn.Module, prefix: str, alive: set[str], inherited: bool) -> Iterator[tuple[nn.Module, bool]]:
-    """Each module with its mode: train where it has a parameter in ``alive``; without any, as what holds it."""
+def _modes(module: nn.Module, prefix: str, acting: set[str], inherited: bool) -> Iterator[tuple[nn.Module, bool]]:
+    """Each module with its mode: train where it has a parameter in ``acting``; without any, as what holds it."""
     names = [f"{prefix}{name}" for name, _ in module.named_parameters()]
-    mode = any(name in alive for name in names) if names else inherited
+    mode = any(name in acting for name in names) if names else inherited
     if hasattr(module, "running_mean"):
         mode = any(p.requires_grad for p in module.parameters(recurse=False))
     yield module, mode
     for name, child in module.named_children():
-        yield from _modes(child, f"{prefix}{name}.", alive, mode)
+        yield from _modes(child, f"{prefix}{name}.", acting, mode)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import nn
 
 from tl_lightning.errors import UserError
-from tl_lightning.strategies.adapters import Adapter
+from tl_lightning.strategies.adapters import LayerAdapter
 from tl_lightning.strategies.lora import transposed
 from tl_lightning.strategies.places import LINEAR, in_layers, named, width
 from tl_lightning.strategies.regularizer import Regularizer
@@ -22,17 +22,17 @@ KEYS_AND_VALUES = re.compile(
 )
 
 
-class IA3(Adapter):
+class IA3(LayerAdapter):
     """(IA)^3 (Liu et al., 2022, arXiv:2205.05638): learned scales of keys, values and inner mlp activations.
 
     Args:
-        targets: see `Adapter`; by default keys, values and the layers of the mlps that lead back to the narrower
+        targets: see `LayerAdapter`; by default keys, values and the layers of the mlps that lead back to the narrower
             width.
         feedforward: those of ``targets`` that have their input scaled, not their output; by default the layers with
             more inputs than outputs.
-        merge: see `Adapter`.
-        layer_decay: see `Adapter`.
-        regularizer: see `Adapter`.
+        merge: see `LayerAdapter`.
+        layer_decay: see `LayerAdapter`.
+        regularizer: see `LayerAdapter`.
     """
 
     vectors: ClassVar[tuple[str, ...]] = ("ia3_l",)
@@ -83,7 +83,7 @@ def _narrows(layer: nn.Module) -> bool:
     return inputs > outputs
 
 
-class VeRA(Adapter):
+class VeRA(LayerAdapter):
     """Vector-based random matrix adaptation (Kopiczko et al., 2024, arXiv:2310.11454): trained scales between matrices.
 
     ``W + diag(b) @ B @ diag(d) @ A``, where one frozen random pair ``A`` and ``B`` serves all layers.  The pair is
@@ -94,10 +94,10 @@ class VeRA(Adapter):
         dropout: of the input to ``A``.
         d_initial: value of ``d`` at first; ``b`` is zero.
         projection_seed: of ``A`` and ``B``.
-        targets: see `Adapter`.
-        merge: see `Adapter`.
-        layer_decay: see `Adapter`.
-        regularizer: see `Adapter`.
+        targets: see `LayerAdapter`.
+        merge: see `LayerAdapter`.
+        layer_decay: see `LayerAdapter`.
+        regularizer: see `LayerAdapter`.
     """
 
     kinds = LINEAR
@@ -136,14 +136,14 @@ class VeRA(Adapter):
                 fan_in_fan_out=transposed(layers),
             )
 
-    def insert(self, backbone: "Backbone", layers: Mapping[str, nn.Module]) -> None:
+    def insert(self, backbone: "Backbone") -> None:
         """By peft's model: its function for it takes no method whose layers share something."""
         from peft import VeraModel
 
-        VeraModel(backbone, self.config(layers), "default")
+        VeraModel(backbone, self.config(self.chosen(backbone)), "default")
 
 
-class OFT(Adapter):
+class OFT(LayerAdapter):
     """Orthogonal fine-tuning (Qiu et al., 2023, arXiv:2306.07280): the inputs of each weight are rotated in blocks.
 
     The rotation is a Cayley transform, in its series by default (OFTv2, Qiu et al., 2025, arXiv:2506.19847).
@@ -153,10 +153,10 @@ class OFT(Adapter):
             does.
         dropout: share of the blocks left unrotated in a step.
         exact: invert a matrix rather than cut the series after five terms; slower.
-        targets: see `Adapter`.
-        merge: see `Adapter`.
-        layer_decay: see `Adapter`.
-        regularizer: see `Adapter`.
+        targets: see `LayerAdapter`.
+        merge: see `LayerAdapter`.
+        layer_decay: see `LayerAdapter`.
+        regularizer: see `LayerAdapter`.
     """
 
     kinds = (nn.Linear,)  # peft's OFT takes no Conv1D, and turns overlapping patches of a convolution into their sum
@@ -187,8 +187,8 @@ class OFT(Adapter):
             target_modules=list(layers),
         )
 
-    def insert(self, backbone: "Backbone", layers: Mapping[str, nn.Module]) -> None:
+    def insert(self, backbone: "Backbone") -> None:
         """With block sizes that fit, as documented."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"Invalid `oft_block_size` \(\d+\)! Adjusted")
-            super().insert(backbone, layers)
+            super().insert(backbone)

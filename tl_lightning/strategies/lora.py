@@ -1,16 +1,19 @@
 """LoRA and its variants: a low-rank matrix beside each adapted weight."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from tl_lightning.errors import UserError
-from tl_lightning.strategies.adapters import Adapter
+from tl_lightning.strategies.adapters import LayerAdapter
 from tl_lightning.strategies.places import LINEAR, width
 from tl_lightning.strategies.regularizer import Regularizer
+
+if TYPE_CHECKING:
+    from tl_lightning.backbones.base import Backbone
 
 
 def transposed(layers: Mapping[str, nn.Module]) -> bool:
@@ -18,7 +21,7 @@ def transposed(layers: Mapping[str, nn.Module]) -> bool:
     return any(isinstance(layer, Conv1D) for layer in layers.values())
 
 
-class LoRA(Adapter):
+class LoRA(LayerAdapter):
     """Low-rank adaptation (Hu et al., 2021, arXiv:2106.09685): ``W + alpha / r * B @ A``, with ``B`` zero at first.
 
     The learning rate wants to be about ten times that of a full fine-tune (``optimizer.lr=2e-4``).
@@ -27,10 +30,10 @@ class LoRA(Adapter):
         r: the rank: ``A`` is (r, in), ``B`` is (out, r).
         alpha: the scale of what is added.
         dropout: of the input to ``A``.
-        targets: see `Adapter`.
-        merge: see `Adapter`.
-        layer_decay: see `Adapter`.
-        regularizer: see `Adapter`.
+        targets: see `LayerAdapter`.
+        merge: see `LayerAdapter`.
+        layer_decay: see `LayerAdapter`.
+        regularizer: see `LayerAdapter`.
     """
 
     variant: ClassVar[dict[str, Any]] = {}
@@ -39,7 +42,7 @@ class LoRA(Adapter):
     def __init__(
         self,
         r: int = 8,
-        alpha: float = 16,
+        alpha: int = 16,
         dropout: float = 0.0,
         targets: list[str] | None = None,
         merge: bool = False,
@@ -89,10 +92,10 @@ class PiSSA(LoRA):
         dropout: of the input to ``A``; it takes the principal part away too, so 0 in the paper.
         niter: passes of a fast randomised decomposition (its random numbers are always the same); None: the exact
             one, slow for wide layers.
-        targets: see `Adapter`.
-        merge: see `Adapter`.
-        layer_decay: see `Adapter`.
-        regularizer: see `Adapter`.
+        targets: see `LayerAdapter`.
+        merge: see `LayerAdapter`.
+        layer_decay: see `LayerAdapter`.
+        regularizer: see `LayerAdapter`.
     """
 
     kinds = LINEAR
@@ -100,7 +103,7 @@ class PiSSA(LoRA):
     def __init__(
         self,
         r: int = 8,
-        alpha: float | None = None,
+        alpha: int | None = None,
         dropout: float = 0.0,
         niter: int | None = 16,
         targets: list[str] | None = None,
@@ -120,8 +123,8 @@ class PiSSA(LoRA):
         config.init_lora_weights = "pissa" if self.niter is None else f"pissa_niter_{self.niter}"
         return config
 
-    def insert(self, backbone: Any, layers: Mapping[str, nn.Module]) -> None:
+    def insert(self, backbone: "Backbone") -> None:
         """With random numbers of its own, so that a reload makes the same split."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
-            super().insert(backbone, layers)
+            super().insert(backbone)

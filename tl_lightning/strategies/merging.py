@@ -35,16 +35,13 @@ def merged_state(module: nn.Module) -> dict[str, Tensor]:
 
 def write_merged(task: nn.Module, trainer: Trainer) -> None:
     """Write the best checkpoint of a fit as plain weights, ``backbone.`` and ``head.``, beside it."""
-    best = next((Path(c.best_model_path) for c in trainer.checkpoint_callbacks if _has_best(c)), None)
+    kept = [c.best_model_path for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+    best = next((Path(path) for path in kept if path), None)
     folder = best.parent if best else Path(trainer.default_root_dir, "checkpoints")
     folder.mkdir(parents=True, exist_ok=True)
     trained = torch.load(best, map_location="cpu", weights_only=True)["state_dict"] if best else {}
     with _holding(task, trained), aside(folder / MERGED) as beside:
         save_file(merged_state(task), beside)
-
-
-def _has_best(callback: object) -> bool:
-    return isinstance(callback, ModelCheckpoint) and bool(callback.best_model_path)
 
 
 @contextmanager

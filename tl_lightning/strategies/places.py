@@ -47,8 +47,7 @@ def in_layers(backbone: "Backbone", kinds: Kinds) -> dict[str, nn.Module]:
     """
     above = {name for group in backbone.layer_groups()[1:] for name in group}
     found = {n: m for n, m in adaptable(backbone, kinds).items() if f"{n}.weight" in above}
-    linear = {n: m for n, m in found.items() if isinstance(m, LINEAR)}
-    return linear or found
+    return {n: m for n, m in found.items() if isinstance(m, LINEAR)} or found
 
 
 def named(backbone: nn.Module, kinds: Kinds, targets: Sequence[str], word: str) -> dict[str, nn.Module]:
