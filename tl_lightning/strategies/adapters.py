@@ -1,6 +1,6 @@
 """The contract of an adapter: a frozen backbone, small trained parts in it (through peft), and the head."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -29,7 +29,7 @@ def require(package: str, extra: str) -> None:
         raise UserError(f"This strategy needs {package}, which is not installed: pip install 'tl_lightning[{extra}]'")
 
 
-class Adapter(FineTuning):
+class Adapter(FineTuning, ABC):
     """Put small trained parts into the backbone, which itself stays as pretrained; the head trains too.
 
     Where the parts act, the backbone is in train mode, so that dropout is on where it is on in a full fine-tune;
