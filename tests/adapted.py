@@ -33,10 +33,10 @@ QUIET = (
 class TinyViT(Backbone):
     """A vision transformer of two blocks."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 32) -> None:
         super().__init__()
         config = ViTConfig(
-            hidden_size=32,
+            hidden_size=width,
             num_hidden_layers=2,
             num_attention_heads=2,
             intermediate_size=64,
@@ -47,7 +47,7 @@ class TinyViT(Backbone):
             attention_probs_dropout_prob=0.1,
         )
         self.model = ViTModel(config, add_pooling_layer=False)
-        self.out_features = 32
+        self.out_features = width
         self.identity = {}
 
     def forward(self, **inputs: Tensor) -> Tensor:
@@ -81,8 +81,8 @@ def backbone(kind: str, tiny: Tiny) -> Backbone:
     """The same weights at every call; what follows draws the same random numbers whatever was built."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(11)
-        if kind == "vit":
-            return TinyViT()
+        if kind in ("vit", "wide_vit"):
+            return TinyViT(64 if kind == "wide_vit" else 32)
         if kind == "resnet":
             return TinyResNet()
         return HFText(str(tiny(kind)), pooling="mean")

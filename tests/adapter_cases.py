@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.adapted import IMAGE, TEXT
 from tl_lightning.strategies import (
     IA3,
@@ -34,5 +36,19 @@ ADAPTERS: dict[str, tuple[Make, tuple[str, ...], tuple[str, ...]]] = {
     "prefix_mlp": (lambda **k: PrefixTuning(3, hidden=8, **k), ("prompt_encoder",), TEXT),
 }
 PROMPTS = ("prompt", "prefix", "prefix_mlp")
-CASES = [(name, kind) for name, (_, _, kinds) in ADAPTERS.items() for kind in kinds]
-BESIDE = [(name, kind) for name, kind in CASES if name not in PROMPTS]  # beside the layers' own weights
+PAIRS = [(name, kind) for name, (_, _, kinds) in ADAPTERS.items() for kind in kinds]
+# Each over one backbone, one over each, and where a layer of another kind takes another way through peft.
+QUICK = [
+    *((name, "bert") for name in ADAPTERS),
+    *(("lora", kind) for kind in (*TEXT, *IMAGE)),
+    *(
+        ("pissa", "gpt2"),
+        ("ia3", "gpt2"),
+        ("vera", "gpt2"),
+        ("prefix", "gpt2"),
+        ("dora", "resnet"),
+        ("adalora", "resnet"),
+    ),
+]
+CASES = [pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow) for pair in PAIRS]
+BESIDE = [case for case in CASES if case.values[0] not in PROMPTS]  # beside the layers' own weights

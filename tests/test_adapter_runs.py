@@ -110,7 +110,8 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(
 
 def test_every_adapter_has_a_file_that_passes_the_check(compose: Compose) -> None:
     files = {file.stem: yaml.safe_load(file.read_text()) for file in (config_folder() / "strategy").glob("*.yaml")}
-    assert RESUMED.keys() <= files.keys()
+    assert {*RESUMED, "qlora"} <= files.keys()
+    check(compose("+experiment=bert_sst2", "strategy=qlora"))
     for name, words in RESUMED.items():
         node = check(compose("+experiment=bert_sst2", f"strategy={name}", *words))["strategy"]
         assert node["_target_"] == files[name]["_target_"]

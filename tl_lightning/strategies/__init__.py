@@ -7,6 +7,7 @@ from tl_lightning.strategies.compact import IA3, OFT, VeRA
 from tl_lightning.strategies.lora import DoRA, LoRA, PiSSA, RSLoRA
 from tl_lightning.strategies.probe import LinearProbe
 from tl_lightning.strategies.prompts import PrefixTuning, PromptTuning
+from tl_lightning.strategies.qlora import QLoRA
 from tl_lightning.strategies.regularizer import Regularizer
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "PiSSA",
     "PrefixTuning",
     "PromptTuning",
+    "QLoRA",
     "RSLoRA",
     "Regularizer",
     "VeRA",
