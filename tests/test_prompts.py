@@ -25,12 +25,18 @@ def _texts(kind: str, model: HFText) -> tuple[Tensor, Tensor]:
     ids[:, :WORDS] = ids[0, :WORDS]
     mask = torch.ones_like(ids)
     mask[1, -2:] = 0
-    ids[1, -2:] = model.preprocessor.pad_token_id  # type: ignore[assignment]
+    ids[1, -2:] = model.preprocessor.pad_token_id
     return ids, mask
 
 
 def _model(kind: str, tiny: Tiny, pooling: Any) -> HFText:
     return HFText(str(tiny(kind)), pooling=pooling).eval()
+
+
+def _learned(prompted: HFText) -> Tensor:
+    model: Any = prompted.eval().model
+    learned: Tensor = model.peft.prompt_encoder["default"].embedding.weight
+    return learned
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last", "cls"])
@@ -41,7 +47,7 @@ def test_a_prompt_of_words_is_those_words(kind: str, pooling: str, tiny: Tiny) -
     ids, mask = _texts(kind, plain)
     PromptTuning(WORDS).insert(prompted)
     table: Any = plain.model.get_input_embeddings()
-    prompted.eval().model.peft.prompt_encoder["default"].embedding.weight.copy_(table(ids[0, :WORDS]))
+    _learned(prompted).copy_(table(ids[0, :WORDS]))
     hidden = plain.model(input_ids=ids, attention_mask=mask).last_hidden_state[:, WORDS:]
     expected = POOLINGS[pooling](hidden, mask[:, WORDS:])
     found = prompted(input_ids=ids[:, WORDS:], attention_mask=mask[:, WORDS:])
@@ -59,9 +65,9 @@ def test_a_prefix_of_words_is_those_words(kind: str, tiny: Tiny) -> None:
     cache = DynamicCache()
     hidden = plain.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True).last_hidden_state
     # Each row of the embedding is (layers, key and value, heads, width) of one virtual token.
-    rows = torch.stack([torch.stack([layer.keys, layer.values]) for layer in cache.layers])[:, :, 0, :, :WORDS]
-    weight = prompted.eval().model.peft.prompt_encoder["default"].embedding.weight
-    weight.copy_(rows.permute(3, 0, 1, 2, 4).reshape(WORDS, -1))
+    layers: Any = cache.layers
+    rows = torch.stack([torch.stack([layer.keys, layer.values]) for layer in layers])[:, :, 0, :, :WORDS]
+    _learned(prompted).copy_(rows.permute(3, 0, 1, 2, 4).reshape(WORDS, -1))
     expected = POOLINGS["mean"](hidden[:, WORDS:], mask[:, WORDS:])
     found = prompted(input_ids=ids[:, WORDS:], attention_mask=mask[:, WORDS:])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -75,7 +81,7 @@ def test_a_prompt_before_a_pair_belongs_to_the_first_text(tiny: Tiny) -> None:
     PromptTuning(WORDS).insert(prompted)
     table: Any = plain.model.get_input_embeddings()
     with torch.no_grad():
-        prompted.eval().model.peft.prompt_encoder["default"].embedding.weight.copy_(table(ids[0, :WORDS]))
+        _learned(prompted).copy_(table(ids[0, :WORDS]))
         hidden = plain.model(input_ids=ids, attention_mask=mask, token_type_ids=types).last_hidden_state[:, WORDS:]
         cut = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         found = prompted(**{name: value[:, WORDS:] for name, value in cut.items()})

@@ -1,6 +1,7 @@
 """QLoRA: LoRA over weights of four bits."""
 
 import re
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -65,10 +66,9 @@ class QLoRA(LoRA):
 
 
 def _in_four_bits(layer: nn.Module) -> nn.Module:
-    from bitsandbytes.nn import Linear4bit, Params4bit
-
     assert isinstance(layer, nn.Linear)
-    made: nn.Module = Linear4bit(
+    bnb: Any = import_module("bitsandbytes.nn")
+    made: nn.Module = bnb.Linear4bit(
         layer.in_features,
         layer.out_features,
         bias=layer.bias is not None,
@@ -77,7 +77,7 @@ def _in_four_bits(layer: nn.Module) -> nn.Module:
         compress_statistics=True,
         device="meta",
     )
-    made.weight = Params4bit(
+    made.weight = bnb.Params4bit(
         layer.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True, module=made
     )
     made.bias = layer.bias
