@@ -66,7 +66,7 @@ def without_dropout(tiny: Tiny, tmp_path: Path) -> Tiny:
     return lambda _: folder
 
 
-@pytest.mark.parametrize("strategy", ["full", "linear_probe", "layer_decay"])
+@pytest.mark.parametrize("strategy", ["full", "linear_probe", "layer_decay", "lora", "adalora"])
 def test_two_processes_are_one(without_dropout: Tiny, tmp_path: Path, strategy: str) -> None:
     one, two = (_run(tmp_path, without_dropout, n, f"strategy={strategy}") for n in (1, 2))
     weights = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (one, two)]

@@ -73,7 +73,7 @@ class Prompt(Adapter):
         self.tokens = tokens
 
     @abstractmethod
-    def config(self, shape: dict[str, int]) -> Any:
+    def config(self, shape: dict[str, Any]) -> Any:
         """The configuration of peft's for a model with these sizes."""
 
     def insert(self, backbone: "Backbone") -> None:
@@ -97,7 +97,8 @@ class Prompt(Adapter):
         """Refuse texts that leave no room for the prompt."""
         super().setup(trainer, pl_module, stage)
         summary = getattr(getattr(trainer, "datamodule", None), "summary", {})
-        longest, room = summary.get("max_length"), _positions(pl_module.backbone.model.peft.base_model)
+        backbone: Any = pl_module.backbone
+        longest, room = summary.get("max_length"), _positions(backbone.model.peft.base_model)
         if longest is not None and room is not None and longest + self.tokens > room:
             raise UserError(
                 f"data.max_length={longest}: the model reads {room} tokens, and {self.tokens} of them are the prompt:"
@@ -137,7 +138,7 @@ class PromptTuning(Prompt):
     def __init__(self, tokens: int = 20, merge: bool = False, regularizer: Regularizer | None = None) -> None:
         super().__init__(tokens, merge, regularizer)
 
-    def config(self, shape: dict[str, int]) -> Any:
+    def config(self, shape: dict[str, Any]) -> Any:
         """The configuration of peft's."""
         from peft import PromptTuningConfig
 
@@ -169,7 +170,7 @@ class PrefixTuning(Prompt):
         super().__init__(tokens, merge, regularizer)
         self.hidden = hidden
 
-    def config(self, shape: dict[str, int]) -> Any:
+    def config(self, shape: dict[str, Any]) -> Any:
         """The configuration of peft's."""
         from peft import PrefixTuningConfig
 

@@ -60,7 +60,7 @@ class QLoRA(LoRA):
         for name, layer in chosen.items():
             parent, _, own = name.rpartition(".")
             setattr(backbone.get_submodule(parent), own, _in_four_bits(layer))
-        backbone.register_load_state_dict_pre_hook(_without_quantisation)
+        backbone.register_load_state_dict_pre_hook(_without_quantisation)  # type: ignore[no-untyped-call]
         backbone.is_loaded_in_4bit = True  # type: ignore[assignment]  # what peft asks for
         super().insert(backbone)
 
