@@ -19,27 +19,29 @@ def param_groups(
     lr: float,
     weight_decay: float,
     layer_decay: float = 1.0,
+    decays: Callable[[str, nn.Parameter], bool] = lambda _, parameter: parameter.ndim > 1,
 ) -> list[ParamGroup]:
     """The optimizer's groups: at most two for each layer, with and without weight decay.
 
     Args:
         layers: named parameters, the input side first, the head last; frozen ones are left out.
         lr: the learning rate of the head.
-        weight_decay: for matrices; vectors (biases, norms: ``ndim <= 1``) get none.
+        weight_decay: of what ``decays``: by default matrices; vectors (biases, norms: ``ndim <= 1``) get none.
         layer_decay: a layer ``d`` steps below the head learns at ``lr * layer_decay ** d``
             (ULMFiT, Howard and Ruder, 2018, arXiv:1801.06146; ELECTRA, Clark et al., 2020, arXiv:2003.10555).
+        decays: given name and parameter, says whether it gets weight decay.
     """
     groups: list[ParamGroup] = []
     for depth, layer in zip(range(len(layers) - 1, -1, -1), layers, strict=True):
-        trained = [p for _, p in layer if p.requires_grad]
-        for decays in (True, False):
-            params = [p for p in trained if (p.ndim > 1) == decays]
+        trained = [(name, p) for name, p in layer if p.requires_grad]
+        for decayed in (True, False):
+            params = [p for name, p in trained if decays(name, p) == decayed]
             if params:
                 groups.append(
                     {
                         "params": params,
                         "lr": lr * layer_decay**depth,
-                        "weight_decay": weight_decay if decays else 0.0,
+                        "weight_decay": weight_decay if decayed else 0.0,
                     }
                 )
     return groups

@@ -137,9 +137,8 @@ class TransferTask(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Parameter groups by layer, from the optimizer's own lr and weight decay."""
         keywords: dict[str, Any] = getattr(self.make_optimizer, "keywords", {})
-        groups = param_groups(
-            self.layers(), keywords["lr"], keywords.get("weight_decay", 0.0), self.strategy.layer_decay
-        )
+        strategy, weight_decay = self.strategy, keywords.get("weight_decay", 0.0)
+        groups = param_groups(self.layers(), keywords["lr"], weight_decay, strategy.layer_decay, strategy.decays)
         optimizer = self.make_optimizer(groups)
         schedule = self._schedule(optimizer, keywords["lr"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -61,6 +61,17 @@ RANGES: dict[str, Rule] = {
     "start": SHARE_BELOW_1,
     "norm_batches": AT_LEAST_1,
     "k": (lambda x: x >= 2, "at least 2"),
+    "r": AT_LEAST_1,
+    "tokens": AT_LEAST_1,
+    "target_r": AT_LEAST_1,
+    "init_r": AT_LEAST_1,
+    "initial": SHARE_BELOW_1,
+    "final": SHARE_BELOW_1,
+    "every": AT_LEAST_1,
+    "orthogonal": NOT_NEGATIVE,
+    "block_size": (lambda x: x >= 2, "at least 2 features"),
+    "projection_seed": NOT_NEGATIVE,
+    "niter": AT_LEAST_1,
 }
 
 

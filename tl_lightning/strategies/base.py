@@ -68,6 +68,10 @@ class FineTuning(Callback):
         """Whether a checkpoint holds this entry of the task's state dict; the others are the pretrained weights."""
         return True
 
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """Whether this parameter gets weight decay: matrices do, vectors (biases, norms) do not."""
+        return parameter.ndim > 1
+
     def loss(self, task: "TransferTask", inputs: dict[str, Tensor], target: Tensor) -> Tensor:
         """The training loss () of one batch, with what the regularizer adds."""
         if self.regularizer is not None:
