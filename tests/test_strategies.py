@@ -81,7 +81,7 @@ def _check_optimizer(task: TransferTask, ever: set[str]) -> None:
     vectors = [p for group in groups if group["weight_decay"] == 0 for p in group["params"]]
     assert {group["weight_decay"] for group in groups} <= {0.0, DECAY}
     assert {id(p) for p in named.values() if id(p) in held and p.ndim <= 1} <= set(map(id, vectors))
-    assert task.strategy.decays is not FineTuning.decays or all(p.ndim <= 1 for p in vectors)
+    assert type(task.strategy).decays is not FineTuning.decays or all(p.ndim <= 1 for p in vectors)
 
 
 def _check_modes(modes: dict[str, bool], parameters: set[str], training: set[str]) -> None:

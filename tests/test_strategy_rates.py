@@ -53,7 +53,7 @@ def _layers(decay: float) -> list[float]:
     return [decay**depth for depth in range(4)]
 
 
-def _table(factors: Sequence[float], layers: Sequence[float]) -> list[list[float]]:
+def _table(factors: Sequence[float], layers: Sequence[float]) -> list[Any]:
     return [pytest.approx([factor * layer for layer in layers]) for factor in factors]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.stopping import Cleared, StopAt
-from tests.strategy_cases import CASES
+from tests.strategy_cases import CASES, KINDS
 from tl_lightning import bootstrap
 from tl_lightning.check import check
 from tl_lightning.interrupt import Interrupted
@@ -22,6 +22,14 @@ Compose = Callable[..., dict[str, Any]]
 Place = tuple[str, int]
 STEPS, GROUPS = 3, 3  # in an epoch; layer groups of the tiny BERT
 SPLITS = {"train": 8 * STEPS, "val": 8, "test": 8}
+
+
+# Freezing and phases at once; adapters and regularizers, whose own tests resume some, with the slow ones.
+NAMES = [
+    pytest.param(name, marks=[] if CASES[name].kinds == KINDS else pytest.mark.slow)
+    for name in CASES
+    if "bert" in CASES[name].kinds
+]
 
 
 @pytest.fixture
@@ -46,6 +54,7 @@ def configuration(
             "data=text_files",
             *(f"data.{split}={tmp_path / split}.csv" for split in SPLITS),
             "data.batch_size=8",
+            "data.max_length=48",  # of the 64 that the model reads: prompts take some
             "optimizer.lr=1e-2",
             "trainer=cpu",
             "trainer.precision=32-true",
@@ -94,7 +103,7 @@ def _stopped(config: dict[str, Any], folder: Path, places: Sequence[Place]) -> i
             return times
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if "bert" in CASES[name].kinds])
+@pytest.mark.parametrize("name", NAMES)
 def test_stopped_in_mid_epoch_and_at_an_end(
     name: str, configuration: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:

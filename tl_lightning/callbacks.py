@@ -107,7 +107,8 @@ class Patience(EarlyStopping):
 
 
 def _settled(trainer: Trainer, pl_module: LightningModule) -> bool:
-    return trainer.current_epoch >= pl_module.strategy.settled_at  # type: ignore[operator, union-attr]
+    strategy: Any = pl_module.strategy
+    return bool(trainer.current_epoch >= strategy.settled_at)
 
 
 def early_stopping(monitor: str, mode: Mode, folder: Path, patience: int = 3, min_delta: float = 0.0) -> EarlyStopping:
