@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger
 from tl_lightning.callbacks import Best, Throughput
 from tl_lightning.checkpoints import AsideCheckpointIO
 from tl_lightning.interrupt import StopAtStep
+from tl_lightning.job import ALONE, Job
 from tl_lightning.objectives import mode
 from tl_lightning.task import TransferTask
 
@@ -45,7 +46,7 @@ def make(node: Mapping[str, Any]) -> Any:
         raise fault.__cause__ from None
 
 
-def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[str]) -> Parts:
+def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[str], job: Job = ALONE) -> Parts:
     """Make all parts of one run.
 
     The random state is set anew before the backbone and before the head, so that a pretrained backbone and one
@@ -77,9 +78,14 @@ def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[
     callbacks = [_callback(node, known) for node in config["callbacks"].values() if node is not None]
     throughput = Throughput()
     loggers = make(config["logger"])(
-        folder=folder, name=_run_name(config, folder), group=config["name"], tags=tags, config=dict(config)
+        folder=folder,
+        name=_run_name(config, folder),
+        group=job.group or config["name"],
+        tags=tags,
+        config=dict(config),
+        job_type=job.kind,
     )
-    trainer = _trainer(config["trainer"], data, [*callbacks, throughput, stop], loggers, folder)
+    trainer = _trainer(config["trainer"], data, [*callbacks, throughput, stop, *job.callbacks], loggers, folder)
     best = next((callback for callback in callbacks if isinstance(callback, Best)), None)
     return Parts(task, data, trainer, best, throughput)
 

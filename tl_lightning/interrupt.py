@@ -15,8 +15,11 @@ class Interrupted(BaseException):
     """A signal asked the run to end; ``exit_code`` is 130 for Ctrl-C and 143 for SIGTERM."""
 
     def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
+        super().__init__(signum)  # its only argument, so that it can be sent between processes
         self.exit_code = 128 + signum
+
+    def __str__(self) -> str:
+        return signal.Signals(self.args[0]).name
 
 
 class StopAtStep(Callback):

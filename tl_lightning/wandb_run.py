@@ -3,12 +3,14 @@
 import logging
 import netrc
 import os
+import re
 import socket
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,8 +33,9 @@ class InBackground(Logger):
     What is logged before it stands is kept and sent then, so that no step waits.
     """
 
-    def __init__(self, start: Callable[[], WandbLogger]) -> None:
+    def __init__(self, start: Callable[[], WandbLogger], known: Mapping[str, Any] = MappingProxyType({})) -> None:
         super().__init__()
+        self.known = dict(known)  # id and group, before the run stands
         pool = ThreadPoolExecutor(1, thread_name_prefix="wandb")
         self._future = pool.submit(start)
         STARTING.append(self._future)
@@ -76,7 +79,12 @@ class InBackground(Logger):
     def facts(self) -> dict[str, Any]:
         """Id, address (None offline) and folder of the run, for the record."""
         run = self.inner.experiment
-        return {"id": run.id, "url": None if run.offline else run.url, "folder": str(Path(run.dir).parent)}
+        return {
+            **self.known,
+            "id": run.id,
+            "url": None if run.offline else run.url,
+            "folder": str(Path(run.dir).parent),
+        }
 
 
 def start(mode: str, what: dict[str, Any], folder: Path) -> WandbLogger:
@@ -92,7 +100,9 @@ def _started(mode: str, what: dict[str, Any], folder: Path) -> Any:
 
     settings = wandb.Settings(init_timeout=INIT_S, finish_timeout=FINISH_S, silent=True)
     try:
-        return wandb.init(**what, dir=folder, mode=mode, settings=settings)  # type: ignore[arg-type]
+        # An id that is known there goes on; offline the parts are put together when they are uploaded.
+        going_on = "allow" if mode == "online" else None
+        return wandb.init(**what, dir=folder, mode=mode, resume=going_on, settings=settings)  # type: ignore[arg-type]
     except wandb.errors.Error as fault:
         log.warning("Weights & Biases does not work now (%s): this run is kept offline", fault)
         return wandb.init(**what, dir=folder, mode="offline", settings=settings)
@@ -121,6 +131,39 @@ def _in_netrc(host: str) -> bool:
         return found is not None and netrc.netrc(found).authenticators(host) is not None
     except (netrc.NetrcParseError, OSError):
         return False
+
+
+def log_best(loggers: Sequence[Logger], metrics: Mapping[str, float]) -> None:
+    """Put the metrics of the best validation into the summary as ``best/...``, beside the last ones.
+
+    Args:
+        loggers: those of the run; only W&B's is used.
+        metrics: of the best validation, with their stage.
+    """
+    for logger in loggers:
+        if isinstance(logger, InBackground):
+            logger.inner.experiment.summary.update({f"best/{name}": value for name, value in metrics.items()})
+
+
+def log_study_page(path: Path, name: str, group: str, project: str = "tl_lightning", entity: str | None = None) -> None:
+    """Keep a page about many runs on W&B: an artifact of a small run of its own in their group; offline as any run.
+
+    Args:
+        path: the page.
+        name: of the artifact.
+        group: of the runs that the page is about.
+        project: on Weights & Biases.
+        entity: user or team; by default that of the key.
+    """
+    import wandb
+
+    mode = os.environ.get("WANDB_MODE") or ("online" if reachable() else "offline")
+    what = {"project": project, "entity": entity, "name": f"{name}-page", "group": group, "job_type": "study"}
+    run = _started(mode, what, path.parent)
+    page = wandb.Artifact(re.sub(r"[^\w.-]", "_", name), type="study")
+    page.add_file(str(path))
+    run.log_artifact(page)
+    run.finish()
 
 
 def log_test(
