@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tl_lightning.commands import COMMANDS
 from tl_lightning.config import OURS, config_folder, experiments, hydra_word, register
-from tl_lightning.errors import Told, UserError, first_line
+from tl_lightning.errors import ToldError, UserError, first_line
 from tl_lightning.studies.search import add_to_hydra
 
 HELP_WORDS = {"help", "-h", "--help"}
@@ -157,7 +157,7 @@ def _job(cfg: DictConfig) -> Any:
 
 def tell(fault: BaseException, full: bool) -> int:
     """Print a fault as its reader needs it, and return the exit code."""
-    if isinstance(fault, Told):
+    if isinstance(fault, ToldError):
         return fault.exit_code
     message = explained(fault)
     if message is None or full:

@@ -22,6 +22,7 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "fit": Command("fine-tune, then test the best checkpoint (the default)"),
+    "sync": Command("upload the offline runs of a folder to W&B: sync [dir=outputs] [timeout=60]", "tl_lightning.sync"),
 }
 
 

@@ -59,7 +59,7 @@ DOTTED = re.compile(r"^[A-Za-z_]\w*(\.[\w-]+)+=")
 
 
 def hydra_word(word: str) -> str:
-    """What is typed as what Hydra takes: ``experiment=x`` as ``+experiment=x``, ``data.shots=8`` as ``++data.shots=8``."""
+    """What is typed as what Hydra takes: ``experiment=x`` as ``+experiment=x``, ``data.shots=8`` with ``++``."""
     if word.startswith(ADDED):
         return f"+{word}"
     if DOTTED.match(word) and word.split(".")[0] in OURS:

@@ -11,7 +11,7 @@ class UserError(Exception):
     """
 
 
-class Told(Exception):
+class ToldError(Exception):
     """A fault of another process of a run, which has said what there is to say."""
 
     def __init__(self, exit_code: int) -> None:

@@ -1,10 +1,8 @@
 """One Weights & Biases run: started in the background, fed through Lightning's logger, ended for good."""
 
 import logging
-import netrc
 import os
 import re
-import socket
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -12,15 +10,14 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from tl_lightning.wandb_key import reachable
+
 log = logging.getLogger(__name__)
 
-SERVER = "https://api.wandb.ai"
-PROBE_S = 3.0
 INIT_S, FINISH_S = 20, 60
 MOST_ROWS = 10_000  # of the table of predictions
 MOST_CLASSES = 100  # of the confusion matrix
@@ -106,31 +103,6 @@ def _started(mode: str, what: dict[str, Any], folder: Path) -> Any:
     except wandb.errors.Error as fault:
         log.warning("Weights & Biases does not work now (%s): this run is kept offline", fault)
         return wandb.init(**what, dir=folder, mode="offline", settings=settings)
-
-
-def reachable() -> bool:
-    """Whether there is a key and the server takes connections; without this probe W&B blocks for minutes."""
-    url = os.environ.get("WANDB_BASE_URL", SERVER)
-    parts = urlsplit(url)
-    if not os.environ.get("WANDB_API_KEY") and not _in_netrc(parts.hostname or ""):
-        return False
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        with socket.create_connection((parts.hostname or "", port), timeout=PROBE_S):
-            return True
-    except OSError:
-        log.warning("%s does not answer: Weights & Biases keeps this run offline", url)
-        return False
-
-
-def _in_netrc(host: str) -> bool:
-    """Whether ``wandb login`` has left a key for ``host``."""
-    places: list[str | Path] = [os.environ.get("NETRC", ""), Path.home() / ".netrc", Path.home() / "_netrc"]
-    found = next((Path(place) for place in places if place and Path(place).is_file()), None)
-    try:
-        return found is not None and netrc.netrc(found).authenticators(host) is not None
-    except (netrc.NetrcParseError, OSError):
-        return False
 
 
 def log_best(loggers: Sequence[Logger], metrics: Mapping[str, float]) -> None:

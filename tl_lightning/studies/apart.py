@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tl_lightning.errors import Told, UserError
+from tl_lightning.errors import ToldError, UserError
 from tl_lightning.interrupt import SIGNALS, Interrupted
 from tl_lightning.record import RECORD, read_record, write_json
 from tl_lightning.run import write_config
@@ -58,7 +58,7 @@ def run_apart(config: Mapping[str, Any], folder: Path, ticket: Ticket) -> tuple[
         Its record, and its run directory.
 
     Raises:
-        Told: it failed, and has said why.
+        ToldError: it failed, and has said why.
         Interrupted: a signal ended it.
     """
     resumed = config["resume"]
@@ -79,7 +79,7 @@ def run_apart(config: Mapping[str, Any], folder: Path, ticket: Ticket) -> tuple[
     _close(folder, code)
     if received or code in (128 + signum for signum in SIGNALS):
         raise Interrupted(received[-1] if received else code - 128)
-    raise Told(code if code == USER_FAULT else 1)
+    raise ToldError(code if code == USER_FAULT else 1)
 
 
 def _free(folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """The table at the end of a ``--multirun``."""
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
@@ -11,7 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from tl_lightning.errors import UserError
-from tl_lightning.record import RECORD, read_record
+from tl_lightning.record import COMMAND, RECORD, read_record, typed_command
 from tl_lightning.report import aligned, interval, number
 
 ELSEWHERE = "elsewhere.json"  # in a job's own folder: where its run is, if not there
@@ -30,6 +31,7 @@ class Summary(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Find the folder of the same command's study, where the command says ``resume=auto``."""
+        os.environ.setdefault(COMMAND, typed_command())
         given = any(word.startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra)
         if "resume=auto" in config.hydra.overrides.task and not given:
             found = _same_study(config)
