@@ -180,6 +180,8 @@ def explained(fault: BaseException) -> str | None:
     if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT):
         where = fault.filename or "while writing"
         return f"The disk is full ({where}): make room, or output_dir=FOLDER, data.cache_dir=FOLDER"
+    if type(fault).__module__.split(".")[0] in ("submitit", "joblib"):
+        return f"The process of a job ended ({first_line(fault)}): the same command with resume=auto does what is left"
     if type(fault).__name__ == "OutOfMemoryError" or isinstance(fault, MemoryError):
         return (
             "Out of memory: a smaller data.batch_size (with trainer.accumulate_grad_batches raised as much),"

@@ -4,7 +4,6 @@ import logging
 import os
 import signal
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from tl_lightning.errors import UserError
 from tl_lightning.identity import identity
 from tl_lightning.interrupt import Interrupted, StopAtStep, graceful
 from tl_lightning.job import ALONE, Job
+from tl_lightning.quiet import quiet, without_bar
 from tl_lightning.ranks import Others
 from tl_lightning.record import RECORD, Record, peak_memory_bytes, write_json, write_text
 from tl_lightning.resume import CONFIG, resumed_folder
@@ -30,13 +30,6 @@ log = logging.getLogger(__name__)
 
 RUN_DIR = "TL_LIGHTNING_RUN_DIR"  # set by the first process of a run for those it starts
 MOST_BESIDE = 1000
-EXPECTED = (  # warnings of Lightning's that do not apply here
-    r".*does not have many workers.*",  # batches come from a memory-mapped cache: workers only cost (measured)
-    r".*module\(s\) in eval mode at the start of training.*",  # frozen means eval mode: the strategy sets it
-    r"Checkpoint directory .* exists and is not empty.*",  # a resume goes on in its own directory
-    r".*isinstance\(treespec, LeafSpec\).*",  # between Lightning and a newer torch
-)
-CHATTY = ("httpx", "httpx2", "filelock")  # one line for each request
 HEADER = """\
 # The whole configuration of this run.  To run it again:
 # python -m tl_lightning --config-path {} --config-name config
@@ -75,7 +68,7 @@ def run(
     record.add()
     stop, done = StopAtStep(), False
     try:
-        with graceful(stop), _quiet():
+        with graceful(stop), quiet():
             value = _fit_and_test(build(config, folder, stop, list(tags), job), folder, record, stop, resumed)
         done = True
         return value
@@ -167,7 +160,7 @@ def _pruned(trainer: Any) -> bool:
 
 def _test(parts: Parts, record: Record) -> None:
     trainer, best = parts.trainer, parts.best.best_model_path if parts.best else ""
-    with _timed(record, "test"), _without_bar(trainer):
+    with _timed(record, "test"), without_bar(trainer):
         trainer.test(parts.task, datamodule=parts.data, ckpt_path=best or None, verbose=False, weights_only=True)
 
 
@@ -245,35 +238,3 @@ def _timed(record: Record, name: str) -> Iterator[None]:
         yield
     finally:
         record.add_duration(name, time.time() - start)
-
-
-@contextmanager
-def _without_bar(trainer: Any) -> Iterator[None]:
-    """The test takes seconds; its bar would print a second table of the metrics."""
-    bar = trainer.progress_bar_callback
-    if bar is not None:
-        bar.disable()
-    try:
-        yield
-    finally:
-        if bar is not None:
-            bar.enable()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's tips and advice that does not apply here off the screen."""
-    tips, lightning = (logging.getLogger(f"lightning.pytorch{name}") for name in (".utilities.rank_zero", ""))
-    level, propagate = tips.level, lightning.propagate
-    tips.setLevel(logging.WARNING)
-    for name in CHATTY:
-        logging.getLogger(name).setLevel(logging.WARNING)
-    lightning.propagate = False  # it prints by itself; Hydra's handler would print the same again
-    try:
-        with warnings.catch_warnings():
-            for message in EXPECTED:
-                warnings.filterwarnings("ignore", message)
-            yield
-    finally:
-        tips.setLevel(level)
-        lightning.propagate = propagate

@@ -85,7 +85,7 @@ class InBackground(Logger):
 
 
 def start(mode: str, what: dict[str, Any], folder: Path) -> WandbLogger:
-    """Start a run; offline where the server turns out not to take it."""
+    """Start a run, or go on with the one of that id; offline where the server turns out not to take it."""
     run = _started(mode, what, folder)
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
@@ -97,12 +97,10 @@ def _started(mode: str, what: dict[str, Any], folder: Path) -> Any:
 
     settings = wandb.Settings(init_timeout=INIT_S, finish_timeout=FINISH_S, silent=True)
     try:
-        # An id that is known there goes on; offline the parts are put together when they are uploaded.
-        going_on = "allow" if mode == "online" else None
-        return wandb.init(**what, dir=folder, mode=mode, resume=going_on, settings=settings)  # type: ignore[arg-type]
+        return wandb.init(**what, dir=folder, mode=mode, resume="allow", settings=settings)  # type: ignore[arg-type]
     except wandb.errors.Error as fault:
         log.warning("Weights & Biases does not work now (%s): this run is kept offline", fault)
-        return wandb.init(**what, dir=folder, mode="offline", settings=settings)
+        return wandb.init(**what, dir=folder, mode="offline", resume="allow", settings=settings)
 
 
 def log_best(loggers: Sequence[Logger], metrics: Mapping[str, float]) -> None:

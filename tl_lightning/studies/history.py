@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tl_lightning.files import aside
 from tl_lightning.record import write_json
 from tl_lightning.report import aligned
+from tl_lightning.studies.takeover import replaced
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,8 @@ def write(study: optuna.Study, folder: Path, objectives: Sequence[str], importan
 
 def _own(study: optuna.Study) -> list[FrozenTrial]:
     trials = study.get_trials(deepcopy=False)
-    replaced = {number for trial in trials for number in trial.system_attrs.get("retry_history", [])}
-    return [trial for trial in trials if trial.number not in replaced and trial.state != TrialState.WAITING]
+    gone = replaced(trials)
+    return [trial for trial in trials if trial.number not in gone and trial.state != TrialState.WAITING]
 
 
 def _row(trial: FrozenTrial, params: Sequence[str], objectives: int) -> list[Any]:

@@ -1,15 +1,13 @@
 """The trials of a study, shared by any number of processes: asked for, told, and taken over from the dead."""
 
 import logging
-import math
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import optuna
 from filelock import FileLock
@@ -17,21 +15,20 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tl_lightning.errors import UserError
-from tl_lightning.objectives import mode
-from tl_lightning.record import read_record
 from tl_lightning.studies import history
+from tl_lightning.studies.goals import direction, measured
 from tl_lightning.studies.jobs import Done
 from tl_lightning.studies.pruning import sampler
-from tl_lightning.studies.settings import QUALITY, Settings
+from tl_lightning.studies.settings import Settings
 from tl_lightning.studies.space import combinations
 from tl_lightning.studies.storage import opened, told
+from tl_lightning.studies.takeover import dead, put_back, replaced
 
 log = logging.getLogger(__name__)
 
-BEAT_S, SILENT_S = 20.0, 120.0  # how often a process says that it lives, and when it no longer does
-MOST_DEATHS = 3  # a trial that kills its process again and again is given up
+BEAT_S = 20.0  # how often a process says that it lives
 ELSEWHERE_S = 10.0
-HISTORY, SPACE, DEATHS = "retry_history", "space", "deaths"
+SPACE = "space"
 
 
 class Trials:
@@ -57,7 +54,7 @@ class Trials:
     ) -> None:
         self.name, self.folder, self.settings, self.space = name, folder, settings, dict(space)
         self.storage = settings.storage or f"sqlite:///{folder.resolve() / 'study.db'}"
-        self.directions = [_direction(goal, monitor) for goal in settings.objectives]
+        self.directions = [direction(goal, monitor) for goal in settings.objectives]
         self.total = settings.n_trials
         self._lock = FileLock(folder / "study.lock")
         self._running: dict[int, Trial] = {}
@@ -120,9 +117,8 @@ class Trials:
         with self._alone():
             self._take_over()
             trials = self.study.get_trials(deepcopy=False)
-            replaced = {number for t in trials for number in t.system_attrs.get(HISTORY, [])}
             waiting = sum(t.state == TrialState.WAITING for t in trials)
-            room = self.total - (len(trials) - len(replaced) - waiting)
+            room = self.total - (len(trials) - len(replaced(trials)) - waiting)
             return [self._ask(len(trials) + i) for i in range(min(room, self.settings.n_jobs))]
 
     def _ask(self, number: int) -> Trial:
@@ -145,28 +141,13 @@ class Trials:
 
     def _take_over(self) -> None:
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.number not in self._running and _dead(trial):
+            if trial.number not in self._running and dead(trial):
                 log.info("trial %s was left by its process: it goes on from its last checkpoint", trial.number)
                 self._put_back(trial, died=True)
 
     def _put_back(self, trial: FrozenTrial, died: bool) -> None:
         self._running.pop(trial.number, None)
-        deaths = trial.system_attrs.get(DEATHS, 0) + died
-        if not self.study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL):
-            return
-        if deaths > MOST_DEATHS:
-            log.warning("trial %s has ended its process %s times and is given up", trial.number, deaths)
-            return
-        known = {**trial.system_attrs, HISTORY: [*trial.system_attrs.get(HISTORY, []), trial.number], DEATHS: deaths}
-        self.study.add_trial(
-            optuna.trial.create_trial(
-                state=TrialState.WAITING,
-                params=trial.params,
-                distributions=trial.distributions,
-                system_attrs=known,
-                intermediate_values=trial.intermediate_values,
-            )
-        )
+        put_back(self.study, trial, died)
 
     def tell(self, trial: Trial, outcome: Done | Exception) -> None:
         """Tell what became of a trial: values, pruned, or failed (an error, or a value that is no number)."""
@@ -175,7 +156,7 @@ class Trials:
             with self._alone():
                 self._put_back(self.study.trials[trial.number], died=False)
             return
-        values = _values(self.settings.objectives, outcome) if isinstance(outcome, Done) else None
+        values = measured(self.settings.objectives, outcome) if isinstance(outcome, Done) else None
         if isinstance(outcome, Exception):
             self._faults.append(outcome)
         with self._alone():
@@ -203,44 +184,3 @@ class Trials:
                 print(f"\n{history.best(self.study, self.settings.objectives)}")
         if not complete and self._faults:
             raise self._faults[-1]
-
-
-def _direction(goal: str, monitor: str) -> str:
-    metric = monitor if goal == QUALITY else goal.removeprefix("val/")
-    best = mode(metric) if goal == QUALITY or goal.startswith("val/") else "min"
-    return "maximize" if best == "max" else "minimize"
-
-
-def _dead(trial: FrozenTrial) -> bool:
-    """Whether the process that runs a trial is gone: seen at once on its own machine, else by its silence."""
-    known = trial.user_attrs
-    started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-    if time.time() - known.get("beat", started) > SILENT_S:
-        return True
-    if known.get("host") != socket.gethostname() or "pid" not in known:
-        return False
-    try:
-        os.kill(known["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
-
-
-def _values(objectives: Sequence[str], done: Done) -> list[float] | None:
-    """The value of each objective; None where one of them is no number."""
-    record = read_record(done.folder)
-    found = [done.value if goal == QUALITY else _value(record, goal) for goal in objectives]
-    numbers = [float("nan") if value is None else float(value) for value in found]
-    return numbers if all(map(math.isfinite, numbers)) else None
-
-
-def _value(record: Mapping[str, Any], goal: str) -> float | None:
-    memory = record.get("peak_memory_bytes") or {}
-    costs = {
-        "seconds": (record.get("durations") or {}).get("fit"),
-        "parameters": (record.get("parameters") or {}).get("trained"),
-        "memory": memory.get("gpu", memory.get("host")),
-    }
-    return costs[goal] if goal in costs else (record.get("metrics") or {}).get(goal)
