@@ -209,7 +209,7 @@ def _composition(fault: BaseException) -> str:
     text = "\n".join(dict.fromkeys(causes))
     unknown = UNKNOWN_KEY.search(text)
     key = re.split(r"[./]", unknown.group(1) or unknown.group(2))[0] if unknown else None
-    if key is None or key in OURS:
+    if key is None or key in (*OURS, "hydra"):
         return text
     close = get_close_matches(key, [*OURS, "experiment"], n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]}?" if close else ""

@@ -64,7 +64,7 @@ def test_other_data_is_another_run(multirun: Multirun, tmp_path: Path) -> None:
 
 
 def test_a_job_that_another_process_has_is_left_to_it(
-    multirun: Multirun, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    multirun: Multirun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert multirun("seed=0,1") == 0
     (record,) = (record for record in _runs(tmp_path).values() if record["seed"] == 1)
@@ -76,7 +76,9 @@ def test_a_job_that_another_process_has_is_left_to_it(
     with lock:
         assert multirun("seed=0,1", "resume=auto") == 0
     assert _runs(tmp_path).keys() == before.keys()
-    assert [r["status"] for r in _runs(tmp_path).values() if r["seed"] == 1] == ["interrupted"], "nobody went on with it"
+    assert [r["status"] for r in _runs(tmp_path).values() if r["seed"] == 1] == ["interrupted"], (
+        "nobody went on with it"
+    )
     assert "skipped: running" in capsys.readouterr().out
 
 

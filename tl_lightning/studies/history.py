@@ -3,6 +3,7 @@
 import csv
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,17 @@ def _importances(study: optuna.Study, objectives: Sequence[str]) -> dict[str, di
     for place, objective in enumerate(objectives):
         try:
             shares = get_param_importances(
-                study, evaluator=FanovaImportanceEvaluator(seed=0), target=lambda t, place=place: t.values[place]
+                study, evaluator=FanovaImportanceEvaluator(seed=0), target=partial(_at, place)
             )
         except (ValueError, RuntimeError, ImportError) as fault:
             log.info("no importances for %s: %s", objective, fault)
             continue
         found[objective] = {key.lstrip("+"): share for key, share in shares.items()}
     return found
+
+
+def _at(place: int, trial: FrozenTrial) -> float:
+    return float(trial.values[place])
 
 
 def best(study: optuna.Study, objectives: Sequence[str]) -> str:

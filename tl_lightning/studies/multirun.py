@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
@@ -52,7 +53,7 @@ def settle(config: DictConfig, folder: Path) -> None:
 
 def quoted(value: object) -> str:
     """A value as Hydra reads it back, whatever is in it."""
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    text = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), str(value))
     return f"'{text}'"
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import optuna
@@ -25,10 +26,8 @@ def sampler(kind: str, seed: int) -> BaseSampler:
     if kind == "nsga2":
         return NSGAIISampler(seed=seed)
     if kind == "cmaes":
-        try:
-            import cmaes  # noqa: F401
-        except ImportError as fault:
-            raise UserError("hydra.sweeper.sampler=cmaes needs cmaes: pip install 'tl_lightning[sweep]'") from fault
+        if find_spec("cmaes") is None:
+            raise UserError("hydra.sweeper.sampler=cmaes needs cmaes: pip install 'tl_lightning[sweep]'")
         return CmaEsSampler(seed=seed, warn_independent_sampling=False)
     return RandomSampler(seed=seed)
 
