@@ -43,7 +43,7 @@ class StandIn(ThreadingHTTPServer):
         """The data of an answer, whatever part of it was asked for."""
         project = {"id": "P", "name": "p", "entity": {"id": "E", "name": "e"}}
         lines = len(self.history)
-        bucket = {
+        bucket: dict[str, Any] = {
             "id": "B", "name": given.get("name"), "displayName": "d", "description": "", "config": "{}", "tags": [],
             "project": project, "historyLineCount": lines, "eventsLineCount": 0, "logLineCount": 0,
             "historyTail": json.dumps([json.dumps(row) for row in list(self.history.values())[-1:]]),

@@ -14,7 +14,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from tl_lightning.wandb_key import reachable
+from tl_lightning.wandb_key import reachable as reachable
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from tl_lightning.objectives import mode
 from tl_lightning.record import read_record
@@ -10,7 +10,7 @@ from tl_lightning.studies.jobs import Done
 from tl_lightning.studies.settings import QUALITY
 
 
-def direction(goal: str, monitor: str) -> str:
+def direction(goal: str, monitor: str) -> Literal["minimize", "maximize"]:
     """Whether an objective is to be small or large, in Optuna's words.
 
     Args:

@@ -26,7 +26,9 @@ from tl_lightning.studies.multirun import quoted, settle
 from tl_lightning.studies.settings import PLUGIN, Settings
 
 if TYPE_CHECKING:
-    from tl_lightning.studies.trials import Trial, Trials
+    from optuna.trial import Trial
+
+    from tl_lightning.studies.trials import Trials
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ class Search(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what Hydra hands over; the launcher is made once the study's folder is known."""
-        self.context, self.function, self.config = hydra_context, task_function, config
+        self.context, self.function, self.root = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run trials until the study has all of them.
@@ -89,13 +91,9 @@ class Search(Sweeper):
         faults: dict[str, None] = {}
         checked: dict[str, Any] = {}
         for probe in probes(space):
-            composed = self.context.config_loader.load_sweep_config(self.config, [*stay, *words(probe)])
-            plain = OmegaConf.to_container(composed, resolve=False)
-            assert isinstance(plain, dict)
-            keys = [key for key in plain if key != "hydra"]
+            composed = self.context.config_loader.load_sweep_config(self.root, [*stay, *words(probe)])
             try:
-                masked = OmegaConf.to_container(OmegaConf.masked_copy(composed, keys), resolve=True)
-                checked = check(masked)  # type: ignore[arg-type]
+                checked = check(_plain(composed, resolve=True))
             except UserError as fault:
                 faults |= dict.fromkeys(str(fault).splitlines()[1:] or [str(fault)])
         if faults:
@@ -104,24 +102,22 @@ class Search(Sweeper):
 
     def _name(self, space: dict[str, Any]) -> str:
         """The same for the same configuration, space and objectives, so that a command finds its study again."""
-        keys = [key for key in self.config if key != "hydra"]
-        config = OmegaConf.to_container(OmegaConf.masked_copy(self.config, keys), resolve=False)
-        assert isinstance(config, dict)
-        known = sorted((k, str(v)) for k, v in flat(config).items() if k.split(".")[0] not in FREE)  # type: ignore[arg-type]
+        config = flat(_plain(self.root, resolve=False))
+        known = sorted((key, str(value)) for key, value in config.items() if key.split(".")[0] not in FREE)
         content = json.dumps([known, sorted((k, repr(d)) for k, d in space.items()), self.settings.objectives])
-        chosen = str(self.config.hydra.runtime.choices.get("search") or "search")
+        chosen = str(self.root.hydra.runtime.choices.get("search") or "search")
         return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', chosen)}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
     def _folder(self, name: str) -> Path:
-        given = any(word.startswith("hydra.sweep.dir=") for word in self.config.hydra.overrides.hydra)
-        folder = Path(self.config.output_dir, "multirun", self.config.name, re.sub(r"[^\w.-]", "_", name))
-        return Path(self.config.hydra.sweep.dir) if given else folder
+        given = any(word.startswith("hydra.sweep.dir=") for word in self.root.hydra.overrides.hydra)
+        folder = Path(self.root.output_dir, "multirun", self.root.name, re.sub(r"[^\w.-]", "_", name))
+        return Path(self.root.hydra.sweep.dir) if given else folder
 
     def _launcher(self, folder: Path) -> Launcher:
-        settle(self.config, folder)
+        settle(self.root, folder)
         folder.mkdir(parents=True, exist_ok=True)
         return Plugins.instance().instantiate_launcher(
-            hydra_context=self.context, task_function=self.function, config=self.config
+            hydra_context=self.context, task_function=self.function, config=self.root
         )
 
     def _words(self, trial: "Trial", trials: "Trials", folder: Path) -> list[str]:
@@ -136,6 +132,12 @@ class Search(Sweeper):
             f"hydra.sweeper.study={quoted(trials.name)}",
             f"hydra.sweeper.storage={quoted(trials.storage)}",
         ]
+
+
+def _plain(config: DictConfig, resolve: bool) -> dict[str, Any]:
+    """A composed configuration without Hydra's own part, as plain containers."""
+    keys = [str(key) for key in config if key != "hydra"]
+    return OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=resolve)  # type: ignore[return-value]
 
 
 def _outcome(result: JobReturn) -> Any:
