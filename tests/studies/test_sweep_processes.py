@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def _history(tmp_path: Path) -> list[dict[str, str]]:
 def test_copies_of_a_command_share_its_trials(words: list[str], tmp_path: Path) -> None:
     command = [*SEARCH, *words, "hydra.sweeper.n_trials=7"]
     with _started(tmp_path, *command) as one, _started(tmp_path, *command) as other:
-        told = [process.communicate(timeout=150) for process in (one, other)]
+        told = [process.communicate(timeout=400) for process in (one, other)]
         assert [process.returncode for process in (one, other)] == [0, 0], told
     trials = _trials(tmp_path)
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 7, "seven in all, not each"
@@ -57,16 +58,16 @@ def test_copies_of_a_command_share_its_trials(words: list[str], tmp_path: Path) 
 def test_a_killed_search_goes_on_with_its_trial(words: list[str], tmp_path: Path) -> None:
     command = [*SEARCH, *words, "hydra.sweeper.n_trials=2", "trainer.max_epochs=30", "data.batch_size=2"]
     with _started(tmp_path, *command) as process:
-        for _ in range(900):
+        for _ in range(4000):
             if list(tmp_path.glob(f"{STUDY}/*/checkpoints/last.ckpt")):
                 break
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
-        process.wait(30)
+        process.wait(60)
     (left,) = (path.parent.parent for path in tmp_path.glob(f"{STUDY}/*/checkpoints/last.ckpt"))
     assert read_record(left)["status"] == "running"
     with _started(tmp_path, *command) as process:
-        told = process.communicate(timeout=150)
+        told = process.communicate(timeout=400)
         assert process.returncode == 0, told
     trials = _trials(tmp_path)
     assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
@@ -81,17 +82,17 @@ def test_a_killed_search_goes_on_with_its_trial(words: list[str], tmp_path: Path
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_a_failed_job_elsewhere_does_not_end_the_others(words: list[str], launcher: str, tmp_path: Path) -> None:
-    command = ["--multirun", *words, f"hydra/launcher={launcher}", "data.label=label,nosuch", "seed=0,1"]
+    command = ["--multirun", *words, f"hydra/launcher={launcher}", "data.label=label,nosuch"]
     with _started(tmp_path, *command) as process:
-        out, err = process.communicate(timeout=150)
+        out, err = process.communicate(timeout=400)
     assert process.returncode == 2, err
     assert "Traceback" not in err
     found = {path.parent.name: read_record(path.parent)["status"] for path in tmp_path.glob("outputs/**/run.json")}
-    assert found == {"0": "finished", "1": "finished", "2": "failed", "3": "failed"}
+    assert found == {"0": "finished", "1": "failed"}
     assert "data.label=nosuch" in out
     if launcher == "joblib":
         with _started(tmp_path, *command, "resume=auto") as process:
-            out, err = process.communicate(timeout=150)
+            out, err = process.communicate(timeout=400)
         assert process.returncode == 2, err
-        assert out.count("finished, skipped") == 2
-        assert out.count("failed") == 2
+        table = [line.split("  ")[0] + line[-60:] for line in out.splitlines() if re.match(r"\d +data.label=", line)]
+        assert [("skipped" in line, "failed" in line) for line in table] == [(True, False), (False, True)]
