@@ -1,11 +1,21 @@
 """Hydra's sweep syntax as a space of Optuna's."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from tl_lightning.__main__ import overrides
+from tl_lightning.check import check
+from tl_lightning.config import config_folder, hydra_word
 from tl_lightning.errors import UserError
+from tl_lightning.studies.settings import Settings
 from tl_lightning.studies.space import combinations, probes, split, words
 
 
@@ -61,3 +71,25 @@ def test_each_choice_and_both_ends_are_tried_once() -> None:
         {"a": "z", "b": 1.0},
         {"a": "x", "b": 2.0},
     ]
+
+
+SEARCHES = sorted((config_folder() / "search").glob("*.yaml"))
+
+
+def test_there_are_searches() -> None:
+    assert {"lr_and_decay", "recipe", "typed"} <= {file.stem for file in SEARCHES}
+
+
+@pytest.mark.parametrize("file", SEARCHES, ids=lambda file: file.stem)
+def test_a_search_of_ours_is_legal_at_all_its_ends(file: Path, compose: Callable[..., dict[str, Any]]) -> None:
+    assert f"+search={file.stem}" in file.read_text(), "it opens with its command"
+    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        composed = hydra.compose("config", overrides([f"search={file.stem}"]), return_hydra_config=True)
+    settings = OmegaConf.to_container(composed.hydra.sweeper)
+    assert isinstance(settings, dict)
+    Settings(**settings).check()
+    typed = [hydra_word(f"{key}={value}") for key, value in settings["params"].items()]
+    space, stay = split(_parsed(*typed))
+    assert not stay
+    for probe in probes(space):
+        check(compose(f"search={file.stem}", *words(probe)))
