@@ -85,8 +85,7 @@ def test_a_search_of_ours_is_legal_at_all_its_ends(file: Path, compose: Callable
     assert f"+search={file.stem}" in file.read_text(), "it opens with its command"
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
         composed = hydra.compose("config", overrides([f"search={file.stem}"]), return_hydra_config=True)
-    settings = OmegaConf.to_container(composed.hydra.sweeper)
-    assert isinstance(settings, dict)
+    settings: dict[str, Any] = OmegaConf.to_container(composed.hydra.sweeper)  # type: ignore[assignment]
     Settings(**settings).check()
     typed = [hydra_word(f"{key}={value}") for key, value in settings["params"].items()]
     space, stay = split(_parsed(*typed))
