@@ -18,6 +18,7 @@ from tl_lightning.averaging import Average
 from tl_lightning.callbacks import Best, Throughput
 from tl_lightning.checkpoints import AsideCheckpointIO
 from tl_lightning.interrupt import StopAtStep
+from tl_lightning.job import ALONE, Job
 from tl_lightning.objectives import mode
 from tl_lightning.soup import Soup
 from tl_lightning.task import TransferTask
@@ -76,7 +77,7 @@ def learner(config: Mapping[str, Any]) -> tuple[TransferTask, Any]:
     return task, data
 
 
-def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[str]) -> Parts:
+def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[str], job: Job = ALONE) -> Parts:
     """Make all parts of one run."""
     task, data = learner(config)
     monitor = task.objective.monitor
@@ -89,12 +90,17 @@ def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[
     average = _callback(config["average"], known) if config.get("average") else None
     throughput = Throughput()
     loggers = make(config["logger"])(
-        folder=folder, name=_run_name(config, folder), group=config["name"], tags=tags, config=dict(config)
+        folder=folder,
+        name=_run_name(config, folder),
+        group=job.group or config["name"],
+        tags=tags,
+        config=dict(config),
+        job_type=job.kind,
     )
     best = next((callback for callback in callbacks if isinstance(callback, Best)), None)
     if average is not None:  # best.ckpt holds the averaged weights, last.ckpt those that train on
         callbacks.insert(callbacks.index(best) + 1 if best else 0, average)
-    trainer = make_trainer(config["trainer"], data, [*callbacks, throughput, stop], loggers, folder)
+    trainer = make_trainer(config["trainer"], data, [*callbacks, throughput, stop, *job.callbacks], loggers, folder)
     return Parts(task, data, trainer, best, throughput, average)
 
 

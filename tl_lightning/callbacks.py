@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -148,6 +149,40 @@ class RandomState(Callback):
         if len(self._loaded["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all([state.cpu() for state in self._loaded["cuda"]])
         self._loaded = None
+
+
+class Pruning(Callback):
+    """Ends a training after a validation that a judge finds hopeless.
+
+    Args:
+        monitor: the metric that is judged.
+        judge: takes the number of the validation, from 1, and the metric; whether to end.  Asked on the first
+            process alone.
+    """
+
+    def __init__(self, monitor: str, judge: Callable[[int, float], bool]) -> None:
+        self.monitor = monitor
+        self.pruned = False
+        self._judge = judge
+        self._validations = 0
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask, and end on all processes."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        self._validations += 1
+        value = float(trainer.callback_metrics[self.monitor])
+        hopeless = trainer.is_global_zero and self._judge(self._validations, value)
+        self.pruned = bool(trainer.strategy.broadcast(hopeless))
+        trainer.should_stop = trainer.should_stop or self.pruned
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many validations there were."""
+        return {"validations": self._validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Count on."""
+        self._validations = state_dict["validations"]
 
 
 class Throughput(Callback):

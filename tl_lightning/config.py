@@ -1,11 +1,14 @@
 """The typed root of a configuration, and where its files are."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
+
+from tl_lightning.studies.settings import Settings
 
 PACKAGE_FOLDER = Path(__file__).parent
 
@@ -50,9 +53,26 @@ HYDRA = {
 }
 
 
+OURS = tuple(RunConfig.__dataclass_fields__)
+ADDED = ("experiment=", "search=")  # groups that no defaults list names
+DOTTED = re.compile(r"^[A-Za-z_]\w*(\.[\w-]+)+=")
+
+
+def hydra_word(word: str) -> str:
+    """What is typed as what Hydra takes: ``experiment=x`` as ``+experiment=x``, ``data.shots=8`` with ``++``."""
+    if word.startswith(ADDED):
+        return f"+{word}"
+    if word.startswith("regularizer."):  # the group's node stands in the strategy's
+        word = f"strategy.{word}"
+    if DOTTED.match(word) and word.split(".")[0] in OURS:
+        return f"++{word}"
+    return word
+
+
 def register() -> None:
     """Make the typed root and Hydra's settings known to Hydra."""
     store = ConfigStore.instance()
+    store.store(group="hydra/sweeper", name="search", node=Settings)
     store.store(name="run_config", node=RunConfig)
     store.store(name="hydra_settings", node={"hydra": HYDRA}, package="_global_")
 

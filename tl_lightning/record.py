@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+import re
 import resource
 import socket
 import subprocess
@@ -29,6 +30,8 @@ PACKAGES = (
     "wandb",
 )
 PROGRAMS = ("tl_lightning", "tl-lightning")
+COMMAND = "TL_LIGHTNING_COMMAND"  # set by a multirun for the processes of its jobs
+PASSWORD = re.compile(r"(://[^/@:]*:)[^/@]*@")
 SECRETS = ("key", "token", "secret", "password")
 
 
@@ -74,7 +77,7 @@ class Record:
             **known,
             "started": earlier.get("started", _timestamp(self.started)),
             "resumed": [*earlier.get("resumed", []), _timestamp(self.started)] if resumed else [],
-            "command": _command(),
+            "command": typed_command(),
             "git": git_state(Path.cwd()),
             "versions": versions(),
             "process": {"host": socket.gethostname(), "pid": os.getpid()},
@@ -138,15 +141,20 @@ def _timestamp(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))
 
 
+def typed_command() -> str:
+    """The command as typed, in the processes that it starts too."""
+    return os.environ.get(COMMAND) or _command()
+
+
 def _command() -> str:
-    """The command as typed; the value of anything that looks like a secret is left out."""
+    """The words of this process's command; what looks like a secret is left out."""
     typed = sys.orig_argv  # sys.argv holds what Hydra was given
     start = next((i for i, word in enumerate(typed) if Path(word).name in PROGRAMS), len(typed))
     words = ["python -m tl_lightning" if "-m" in typed[:start] else "tl-lightning"]
     for word in typed[start + 1 :]:
         key, equals, _ = word.partition("=")
         secret = equals and any(part in key.rsplit(".", 1)[-1].lower().split("_") for part in SECRETS)
-        words.append(f"{key}=***" if secret else word)
+        words.append(f"{key}=***" if secret else PASSWORD.sub(r"\1***@", word))
     return " ".join(words)
 
 

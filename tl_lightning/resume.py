@@ -1,17 +1,18 @@
 """Find the run that a command goes on with, and refuse to mix two configurations."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tl_lightning.errors import UserError
+from tl_lightning.identity import FREE, flat, identity
 from tl_lightning.record import RECORD, read_record, still_runs
 
 AUTO = "auto"
 CONFIG = "config.yaml"
-FREE = ("resume", "output_dir", "logger", "hydra", "defaults")  # may differ between a run and its resume
+ENDED = ("finished", "pruned")  # auto goes on with none of these
 
 
 def resumed_folder(config: Mapping[str, Any]) -> Path | None:
@@ -41,14 +42,31 @@ def resumed_folder(config: Mapping[str, Any]) -> Path | None:
 
 def _unfinished(config: Mapping[str, Any]) -> Iterator[Path]:
     """Unfinished runs of this configuration, the newest first."""
-    root, name = Path(config["output_dir"]), config["name"]
-    records = [*root.glob(f"{name}/*/{RECORD}"), *root.glob(f"multirun/{name}/*/*/{RECORD}")]
-    for record in sorted(records, key=lambda path: path.stat().st_mtime, reverse=True):
+    for folder, record in _records(everywhere(config)):
         try:
-            content = read_record(record.parent)
-            unfinished = content.get("status") != "finished" and not still_runs(content)
-            if unfinished and not _differences(stored_config(record.parent), config):
-                yield record.parent
+            unfinished = record.get("status") not in ENDED and not still_runs(record)
+            if unfinished and not _differences(stored_config(folder), config):
+                yield folder
+        except UserError:
+            continue
+
+
+def everywhere(config: Mapping[str, Any]) -> list[Path]:
+    """The run directories of this name, of single runs and of jobs."""
+    root, name = Path(config["output_dir"]), config["name"]
+    return [path.parent for path in (*root.glob(f"{name}/*/{RECORD}"), *root.glob(f"multirun/{name}/*/*/{RECORD}"))]
+
+
+def earlier(config: Mapping[str, Any], folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Runs among ``folders`` of the same configuration, files and code, with their records, the newest first."""
+    wanted = identity(config)
+    return ((folder, record) for folder, record in _records(folders) if record.get("identity") == wanted)
+
+
+def _records(folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for folder in sorted(folders, key=lambda folder: (folder / RECORD).stat().st_mtime, reverse=True):
+        try:
+            yield folder, read_record(folder)
         except UserError:
             continue
 
@@ -70,14 +88,3 @@ def _differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[s
     old, new = flat(stored), flat(config)
     keys = [k for k in {**old, **new} if k.split(".")[0] not in FREE]
     return [f"{k}: {old.get(k)} then, {new.get(k)} now" for k in keys if old.get(k) != new.get(k)]
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            found.update(flat(value, f"{prefix}{key}."))
-        else:
-            found[f"{prefix}{key}"] = value
-    return found

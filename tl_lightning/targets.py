@@ -33,7 +33,7 @@ SUPPLIED: dict[str, frozenset[str]] = {
     "schedule": frozenset({"optimizer", "total_steps"}),
     "callbacks": frozenset({"monitor", "mode", "folder"}),
     "average": frozenset({"monitor", "mode", "folder"}),
-    "logger": frozenset({"folder", "name", "group", "tags", "config"}),
+    "logger": frozenset({"folder", "name", "group", "tags", "config", "job_type"}),
     "trainer": frozenset({"callbacks", "logger", "default_root_dir", "use_distributed_sampler"}),
 }
 

@@ -17,9 +17,9 @@ from tl_lightning.errors import UserError
 from tl_lightning.files import aside
 from tl_lightning.finished import BEST, finished, rebuilt
 from tl_lightning.objectives import mode
+from tl_lightning.quiet import quiet
 from tl_lightning.record import write_json
 from tl_lightning.report import aligned, interval, number
-from tl_lightning.run import quiet
 from tl_lightning.task import Predictions, TransferTask
 
 USAGE = "python -m tl_lightning wise_ft run=DIR [alphas=11]"
