@@ -46,9 +46,21 @@ class Best(ModelCheckpoint):
         return {**super().state_dict(), "metrics": self.metrics, "epoch": self.epoch, "step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """With the metrics of the best validation."""
-        super().load_state_dict(state_dict)
+        """With the metrics of the best validation; where the run directory has moved, its checkpoint has too."""
+        super().load_state_dict(self._moved_here(state_dict))
         self.metrics, self.epoch, self.step = (state_dict[k] for k in ("metrics", "epoch", "step"))
+
+
+    def _moved_here(self, state: dict[str, Any]) -> dict[str, Any]:
+        # Lightning forgets the best score where the folder's name differs from the stored one.
+        folder = Path(self.dirpath or "")
+
+        def here(path: str) -> str:
+            return str(folder / Path(path).name) if path else path
+
+        paths = {name: here(state[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        kept = {here(path): score for path, score in state["best_k_models"].items()}
+        return {**state, **paths, "best_k_models": kept, "dirpath": self.dirpath}
 
 
 class Last(Checkpoint):
