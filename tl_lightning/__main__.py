@@ -6,12 +6,12 @@ Only Hydra is imported here; torch and Lightning cost seconds and come when a co
 import errno
 import os
 import re
+import shutil
 import sys
 import traceback
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -24,6 +24,7 @@ from tl_lightning.commands import COMMANDS
 from tl_lightning.config import RunConfig, config_folder, experiments, register
 from tl_lightning.errors import UserError, first_line
 
+DEEPEST = 16  # dots in a key
 HELP_WORDS = {"help", "-h", "--help"}
 FULL_ERROR = "HYDRA_FULL_ERROR"
 USER_FAULT, OUR_FAULT = 2, 1
@@ -31,6 +32,7 @@ DOTTED = re.compile(r"^[A-Za-z_]\w*(\.[\w-]+)+=")
 UNKNOWN_KEY = re.compile(
     r"'([\w.]+)' (?:is not in struct|not in 'RunConfig')|Could not (?:override|append to config)[^']*'([\w./]+)'"
 )
+READERS = ("hydra", "omegaconf", "antlr4", "yaml")
 OURS = tuple(RunConfig.__dataclass_fields__)
 
 
@@ -54,12 +56,6 @@ def main() -> None:
 
         show(fault.folder)
         sys.exit(fault.exit_code)
-    except MissingConfigException as fault:
-        sys.exit(tell(fault, full=shown == "1"))
-    except OSError as fault:  # jobs tell their own faults: this is Hydra making the run directory
-        sys.exit(tell(UserError(_unwritable(fault)), full=shown == "1"))
-    except ValueError as fault:  # and this is Hydra not taking a word
-        sys.exit(tell(UserError(str(fault)), full=shown == "1"))
     except Exception as fault:
         sys.exit(tell(fault, full=shown == "1"))
     except BaseException as fault:
@@ -82,6 +78,9 @@ def overrides(words: list[str]) -> list[str]:
         if words[0] not in COMMANDS:
             raise UserError(f"There is no command {words[0]}; there is: {', '.join(COMMANDS)}")
         words = words[1:]
+    for word in words:
+        if word.partition("=")[0].count(".") > DEEPEST:
+            raise UserError(f"{word[:80]}...: nested more than {DEEPEST} deep")
     # argparse takes the overrides only in one piece: options such as --multirun go before them.
     return sorted(map(_override, words), key=_is_override)
 
@@ -126,6 +125,13 @@ def _hydra(shown: str | None) -> None:
 
     try:
         hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")(job)()
+    except JobError:
+        raise
+    except Exception as fault:
+        told = of_hydra(fault)
+        if told is fault:
+            raise
+        raise told from fault
     finally:
         _restore(shown)
 
@@ -143,10 +149,12 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _job(cfg: DictConfig) -> float:
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     from tl_lightning.check import check
 
-    config = check(config)
+    try:
+        config = check(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+    except RecursionError:
+        raise UserError("The configuration is nested too deep") from None
     from tl_lightning.run import run
 
     hydra_config = HydraConfig.get()
@@ -182,9 +190,8 @@ def explained(fault: BaseException) -> str | None:
         return _composition(fault)
     if isinstance(fault, OSError) and fault.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
         return _unwritable(fault)
-    if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = fault.filename or "while writing"
-        return f"The disk is full ({where}): make room, or output_dir=FOLDER, data.cache_dir=FOLDER"
+    if isinstance(fault, OSError) and (text := _full(fault)):
+        return text
     if type(fault).__name__ == "OutOfMemoryError" or isinstance(fault, MemoryError):
         return (
             "Out of memory: a smaller data.batch_size (with trainer.accumulate_grad_batches raised as much),"
@@ -193,8 +200,36 @@ def explained(fault: BaseException) -> str | None:
     return None
 
 
+def of_hydra(fault: Exception) -> Exception:
+    """What Hydra itself raises while it reads words and files is about those; jobs have told their own faults."""
+    if explained(fault) is not None:
+        return fault
+    if isinstance(fault, RecursionError):
+        return UserError("The configuration is nested too deep")
+    if isinstance(fault, OSError):  # Hydra making the run directory
+        return UserError(_unwritable(fault))
+    last = traceback.extract_tb(fault.__traceback__)[-1].filename
+    if isinstance(fault, ValueError) or any(f"{os.sep}{name}{os.sep}" in last for name in READERS):
+        return UserError(f"Hydra cannot read this command or one of its files: {first_line(fault)}")
+    return fault
+
+
 def _unwritable(fault: OSError) -> str:
     return f"{fault.filename} cannot be written ({fault.strerror}): choose another folder, such as output_dir=FOLDER"
+
+
+def _full(fault: OSError) -> str | None:
+    if fault.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    where = fault.filename or "while writing"
+    return f"The disk is full ({where}{_free(fault.filename)}): make room, or output_dir=FOLDER, data.cache_dir=FOLDER"
+
+
+def _free(path: str | None) -> str:
+    with suppress(OSError, TypeError):
+        usage = shutil.disk_usage(Path(path or ".").absolute().parent)
+        return f"; {usage.free / 1e6:.1f} of {usage.total / 1e6:.0f} MB are free there"
+    return ""
 
 
 def _missing_config(fault: MissingConfigException) -> str:
