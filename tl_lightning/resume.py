@@ -1,13 +1,18 @@
 """Find the run that a command goes on with, and refuse to mix two configurations."""
 
+import logging
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tl_lightning.checkpoints import LAST, PREVIOUS
 from tl_lightning.errors import UserError
 from tl_lightning.record import RECORD, read_record, still_runs
+
+log = logging.getLogger(__name__)
 
 AUTO = "auto"
 CONFIG = "config.yaml"
@@ -26,6 +31,7 @@ def resumed_folder(config: Mapping[str, Any]) -> Path | None:
     if wanted == AUTO:
         return next(_unfinished(config), None)
     folder = Path(wanted)
+    refuse_links(folder)
     record = read_record(folder)
     if record.get("status") == "finished":
         raise UserError(f"resume={wanted}: this run is finished; leave resume out to start a new one")
@@ -42,15 +48,41 @@ def resumed_folder(config: Mapping[str, Any]) -> Path | None:
 def _unfinished(config: Mapping[str, Any]) -> Iterator[Path]:
     """Unfinished runs of this configuration, the newest first."""
     root, name = Path(config["output_dir"]), config["name"]
-    records = [*root.glob(f"{name}/*/{RECORD}"), *root.glob(f"multirun/{name}/*/*/{RECORD}")]
-    for record in sorted(records, key=lambda path: path.stat().st_mtime, reverse=True):
+    runs = [folder for folder in (*root.glob(f"{name}/*"), *root.glob(f"multirun/{name}/*/*")) if folder.is_dir()]
+    found = {folder: os.lstat(folder / RECORD).st_mtime for folder in runs if os.path.lexists(folder / RECORD)}
+    for folder in sorted(found, key=lambda folder: found[folder], reverse=True):
         try:
-            content = read_record(record.parent)
+            refuse_links(folder)
+            content = _record_or_none(folder)
             unfinished = content.get("status") != "finished" and not still_runs(content)
-            if unfinished and not _differences(_stored(record.parent), config):
-                yield record.parent
-        except UserError:
-            continue
+            if unfinished and not _differences(_stored(folder), config):
+                yield folder
+        except UserError as fault:
+            log.warning("resume=auto passes over %s: %s", folder, fault)
+
+
+def _record_or_none(folder: Path) -> dict[str, Any]:
+    """The record; a damaged one does not hide a run that has checkpoints and no results yet."""
+    try:
+        return read_record(folder)
+    except UserError as fault:
+        has_some = any((folder / "checkpoints" / name).exists() for name in (LAST, PREVIOUS))
+        if not has_some or (folder / "metrics.json").exists():
+            raise
+        log.warning("%s: the run is known by its %s and its checkpoints.", fault, CONFIG)
+        return {}
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuse a run directory from which a link leads out: it would be read, or written over, somewhere else.
+
+    Raises:
+        UserError: names the link.
+    """
+    home = folder.resolve()
+    for path in [*folder.glob("*"), *folder.glob("checkpoints/*")]:
+        if path.is_symlink() and not path.resolve().is_relative_to(home):
+            raise UserError(f"{path} is a link that leads out of the run directory, to {path.resolve()}: not resumed")
 
 
 def _stored(folder: Path) -> dict[str, Any]:
@@ -58,7 +90,9 @@ def _stored(folder: Path) -> dict[str, Any]:
         stored = yaml.safe_load((folder / CONFIG).read_text())
     except (OSError, yaml.YAMLError) as fault:
         raise UserError(f"{folder / CONFIG} cannot be read: {fault}") from fault
-    return dict(stored)
+    if not isinstance(stored, dict):
+        raise UserError(f"{folder / CONFIG} does not hold a configuration")
+    return stored
 
 
 def _differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:

@@ -17,7 +17,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tl_lightning import predictions, report, tracking, wandb_run
 from tl_lightning.bootstrap import intervals
 from tl_lightning.build import Parts, build
-from tl_lightning.errors import UserError
+from tl_lightning.checkpoints import PREVIOUS, newest, step_of
+from tl_lightning.errors import UserError, first_line
 from tl_lightning.interrupt import Interrupted, StopAtStep, graceful
 from tl_lightning.record import RECORD, Record, peak_memory_bytes, write_json, write_text
 from tl_lightning.resume import CONFIG, resumed_folder
@@ -72,10 +73,20 @@ def run(config: Mapping[str, Any], folder: Path, tags: Sequence[str] = (), overr
         asked = signal.SIGINT if isinstance(ended, KeyboardInterrupt) else signal.SIGTERM
         raise Interrupted(stop.signum or asked) from ended
     except BaseException as fault:
-        record.end("failed", error=f"{type(fault).__name__}: {fault}"[:2000])
+        with _not_hiding(fault):
+            record.end("failed", error=f"{type(fault).__name__}: {fault}"[:2000])
         raise
     finally:
         wandb_run.finish(failed=not done)
+
+
+@contextmanager
+def _not_hiding(fault: BaseException) -> Iterator[None]:
+    """What goes wrong while a fault is recorded (the disk is full) does not take its place."""
+    try:
+        yield
+    except OSError as other:
+        log.warning("run.json could not be written (%s) after: %s", other, first_line(fault))
 
 
 def _place(config: Mapping[str, Any], folder: Path) -> tuple[Path, bool]:
@@ -120,8 +131,7 @@ def _fit_and_test(parts: Parts, folder: Path, record: Record, stop: StopAtStep, 
         precision=str(trainer.precision),
     )
     record.add_duration("build", time.time() - record.started)
-    last = folder / "checkpoints" / "last.ckpt"
-    resume_from = last if resumed and last.exists() else None
+    resume_from = newest(folder / "checkpoints") if resumed else None
     if resumed and trainer.is_global_zero:
         _drop_curves_after(resume_from, trainer.loggers)
     rows = data.summary["rows"]
@@ -139,12 +149,13 @@ def _fit_and_test(parts: Parts, folder: Path, record: Record, stop: StopAtStep, 
         trainer.test(task, datamodule=data, ckpt_path=best or None, verbose=False, weights_only=True)
     if trainer.is_global_zero:
         _write_results(parts, folder, record)
+        (folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)  # the last one is safe, and the run is over
     value = (parts.best.metrics if parts.best else {}).get(f"val/{task.objective.monitor}")
     return float("nan") if value is None else value
 
 
 def _drop_curves_after(checkpoint: Path | None, loggers: Sequence[Any]) -> None:
-    step = torch.load(checkpoint, weights_only=True, mmap=True)["global_step"] if checkpoint else 0
+    step = step_of(checkpoint) if checkpoint else 0
     for logger in loggers:
         if isinstance(logger, tracking.Curves):
             logger.drop_from(step)

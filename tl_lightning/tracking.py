@@ -11,7 +11,7 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from tl_lightning.files import aside
+from tl_lightning.files import aside, naming
 from tl_lightning.wandb_run import InBackground, reachable, start
 
 COLUMNS = ("step", "epoch", "name", "value")
@@ -51,7 +51,7 @@ class Curves(Logger):
         values = dict(metrics)
         epoch = values.pop("epoch", "")
         new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
+        with naming(self.path), self.path.open("a", newline="") as file:
             rows = csv.writer(file)
             if new:
                 rows.writerow(COLUMNS)
