@@ -68,6 +68,7 @@ def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[
         num_outputs=data.num_outputs,
         classes=data.classes,
         config=dict(config),
+        on_nan=config.get("on_nan", "stop"),
     )
     known = {
         "monitor": f"val/{objective.monitor}",

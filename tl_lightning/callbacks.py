@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from tl_lightning.finite import NotFiniteError
 from tl_lightning.interrupt import Interrupted
 
 Mode = Literal["min", "max"]
@@ -50,7 +51,6 @@ class Best(ModelCheckpoint):
         super().load_state_dict(self._moved_here(state_dict))
         self.metrics, self.epoch, self.step = (state_dict[k] for k in ("metrics", "epoch", "step"))
 
-
     def _moved_here(self, state: dict[str, Any]) -> dict[str, Any]:
         # Lightning forgets the best score where the folder's name differs from the stored one.
         folder = Path(self.dirpath or "")
@@ -87,8 +87,8 @@ class Last(Checkpoint):
         self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save where a signal, not a fault, ended the training."""
-        if trainer.state.fn == "fit" and isinstance(exception, (Interrupted, SIGTERMException)):
+        """Save where a signal ended the training, or a step that was not taken."""
+        if trainer.state.fn == "fit" and isinstance(exception, (Interrupted, SIGTERMException, NotFiniteError)):
             self._save(trainer)
 
 

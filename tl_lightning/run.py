@@ -185,6 +185,8 @@ def _write_results(parts: Parts, folder: Path, record: Record) -> None:
         selected_by=f"val/{objective.monitor}",
         best={"epoch": best.epoch, "step": best.step} if best else None,
         steps=trainer.global_step,
+        skipped_steps=task.finite.skipped,
+        parts_of_a_batch=task.memory.facts() or None,  # where it did not fit the memory
         samples_per_second=round(throughput.samples / max(throughput.seconds, 1e-9), 1),
         seconds_to_first_step=round(throughput.first_step - record.started, 3) if throughput.first_step else None,
         parameters=task.parameter_counts(),

@@ -41,9 +41,17 @@ def open_store(table: Table, encoder: Encoder, recipe: Recipe, root: Path) -> St
             return _try_open(folder) or _build(table, encoder, recipe, folder)
     except OSError as fault:
         raise UserError(
-            f"The cache of tokenised texts cannot be written to {root} ({fault.strerror or fault}). "
+            f"The cache of tokenised texts cannot be written to {root} ({fault.strerror or fault}{_free(root)}). "
             f"Name a folder that can: data.cache_dir=FOLDER."
         ) from fault
+
+
+def _free(root: Path) -> str:
+    try:
+        usage = shutil.disk_usage(root)
+    except OSError:
+        return ""
+    return f"; {usage.free / 1e6:.1f} of {usage.total / 1e6:.0f} MB are free there"
 
 
 def _key(table: Table, encoder: Encoder, recipe: Recipe) -> str:
