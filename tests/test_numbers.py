@@ -42,14 +42,13 @@ def config(tiny: Tiny, compose: Compose, tmp_path: Path) -> dict[str, Any]:
     rows = [f"{'good fine' if i % 2 else 'bad dull'} film number {i},{'pos' if i % 2 else 'neg'}" for i in range(48)]
     for name, part in {"train": rows[:32], "val": rows[32:40], "test": rows[40:]}.items():
         (tmp_path / f"{name}.csv").write_text("text,label\n" + "\n".join(part) + "\n")
-    config = compose(
+    return compose(
         *("backbone=hf_text", f"backbone.name={model}", "data=text_files"),
         *(f"data.{name}={tmp_path / name}.csv" for name in ("train", "val", "test")),
         *("trainer=cpu", "trainer.max_epochs=2", "trainer.enable_progress_bar=false", "data.batch_size=8"),
         *("logger=csv", "name=numbers", "trainer.precision=32-true", "optimizer.lr=1e-3", "head.dropout=0"),
         *("trainer.log_every_n_steps=1", "strategy=full", f"output_dir={tmp_path}"),
     )
-    return config
 
 
 Spoil = Callable[[Tensor], Tensor]
@@ -331,7 +330,7 @@ def test_a_batch_is_cut_evenly(rows: int, parts: int, sizes: list[int]) -> None:
 
 
 SCRIPT = """
-import os, sys
+import os
 import torch
 from tl_lightning.objectives import MultiClass
 from tl_lightning.task import TransferTask
@@ -351,7 +350,6 @@ def scarce(task, inputs):
     return forward(task, inputs)
 MultiClass.losses, TransferTask.forward = spoiled, scarce
 from tl_lightning.__main__ import main
-sys.argv = ["tl_lightning", *sys.argv[1:]]
 main()
 """
 

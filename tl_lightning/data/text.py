@@ -35,7 +35,8 @@ class TextData(lightning.LightningDataModule):
     stratified part of train that stands in for a split that is not given. train_fraction, shots (rows per
     class): fewer rows to train on, stratified and nested, chosen by `seed`; numbers and label sets have
     fractions only, those of label sets plainly random. cache_dir: for tokenised texts (default
-    $TL_LIGHTNING_CACHE or ~/.cache/tl_lightning).
+    $TL_LIGHTNING_CACHE or ~/.cache/tl_lightning). near_duplicates: look for rows that are almost the same in two
+    splits.
 
     Everything is there after `setup`, which prepares all three splits and may be called again. Raises
     UserError for whatever is wrong with options or tables.
@@ -60,6 +61,7 @@ class TextData(lightning.LightningDataModule):
     shots: int | None = None
     num_workers: int = 0
     cache_dir: str | None = None
+    near_duplicates: bool = True
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -80,7 +82,7 @@ class TextData(lightning.LightningDataModule):
             return
         columns = Columns(self.text, self.text_pair, self.label)
         steps = tuple(self.clean or ())
-        recipe = Recipe(columns, self.target, steps, self.on_empty, self.label_separator)
+        recipe = Recipe(columns, self.target, steps, self.on_empty, self.label_separator, self.near_duplicates)
         encoder = Encoder(self.preprocessor, self.max_length, self.text_pair is not None)
         tables, root = self.tables(), cache_root(self.cache_dir)
         stores = {split: open_store(table, encoder, recipe, root) for split, table in tables.items()}
@@ -150,6 +152,7 @@ class TextData(lightning.LightningDataModule):
         self.fingerprint = audit.combined(prints)
         self.summary = audit.summary(
             self._parts,
+            near_duplicates=audit.near_duplicates(self._parts),
             truncated=audit.truncated(self._parts, max_length),
             classes=audit.class_counts(self._parts["train"], self.classes),
             cleaning=steps,
