@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from tests.hub_server import Hub
 from tl_lightning.check import check
 from tl_lightning.checkpoints import AsideCheckpointIO
 from tl_lightning.errors import UserError
@@ -161,6 +162,23 @@ def test_a_file_of_a_config_dir_is_no_exception(tmp_path: Path, command_line: Co
     assert done.returncode == 2
     assert "strategy._target_: zipfile.ZipFile is outside what a configuration may call" in done.stderr
     assert not (tmp_path / "proof").exists()
+
+
+def test_a_hub_model_that_asks_for_code_of_its_own_is_refused(hub: Hub, tmp_path: Path) -> None:
+    from tl_lightning.backbones import HFText
+
+    folder = hub.folder / "models/evil/model"
+    folder.mkdir(parents=True)
+    proof = tmp_path / "ran"
+    mapped = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model", "AutoTokenizer": ["evil.Tokenizer", None]}
+    (folder / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": mapped}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Evil", "auto_map": mapped}))
+    (folder / "evil.py").write_text(f"open({str(proof)!r}, 'w').close()")
+    for name in ("evil/model", str(folder)):
+        with pytest.raises(UserError, match="asks to run code of its own"):
+            HFText(name)
+    assert not proof.exists()
+    shutil.rmtree(folder.parent)
 
 
 class Payload:

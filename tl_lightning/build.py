@@ -13,9 +13,11 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tl_lightning.callbacks import Best, Throughput
 from tl_lightning.checkpoints import AsideCheckpointIO
+from tl_lightning.errors import UserError, first_line
 from tl_lightning.interrupt import StopAtStep
 from tl_lightning.objectives import mode
 from tl_lightning.task import TransferTask
@@ -107,13 +109,16 @@ def _trainer(
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32 for the float32 products that remain
     plugins = settings.pop("plugins", None) or []
-    trainer: Trainer = make(settings)(
-        callbacks=callbacks,
-        logger=loggers,
-        default_root_dir=folder,
-        use_distributed_sampler=False,
-        plugins=[AsideCheckpointIO(), *plugins],
-    )
+    try:
+        trainer: Trainer = make(settings)(
+            callbacks=callbacks,
+            logger=loggers,
+            default_root_dir=folder,
+            use_distributed_sampler=False,
+            plugins=[AsideCheckpointIO(), *plugins],
+        )
+    except (MisconfigurationException, ValueError) as fault:  # what no annotation says: such a device is not here
+        raise UserError(f"trainer: {first_line(fault)}") from fault
     steps = max(1, len(data.train_dataloader()) // trainer.world_size)
     every = min(settings.get("log_every_n_steps") or LOG_EVERY, steps)  # a short epoch logs too
     trainer.log_every_n_steps = every  # type: ignore[attr-defined]

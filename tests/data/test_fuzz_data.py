@@ -138,7 +138,7 @@ FILES: dict[str, tuple[str, bytes, list[str] | str]] = {
     "open quote": (
         "a.csv",
         HEAD + GOOD + b'"never closed,1\n' + GOOD,
-        "row 13 has 1 columns, expected 2.*opened there and never closed",
+        "row 13 .*opened there and never closed",
     ),
     "null bytes": ("a.csv", HEAD + GOOD + b"fi\x00lm,1\n", [*ROWS, "fi\x00lm"]),
     "lone surrogate": ("a.jsonl", b'{"text": "a \\ud800 b", "label": 1}\n' * 12, "row 1 holds half a character"),
