@@ -176,9 +176,9 @@ def test_a_damaged_best_checkpoint_is_not_tested(
 
     original = Trainer.test
 
-    def damaged(self: Trainer, *args: Any, ckpt_path: Any = None, **kwargs: Any) -> Any:
-        _flip(Path(ckpt_path), 5000)
-        return original(self, *args, ckpt_path=ckpt_path, **kwargs)
+    def damaged(self: Trainer, *args: Any, **kwargs: Any) -> Any:
+        _flip(Path(kwargs["ckpt_path"]), 5000)
+        return original(self, *args, **kwargs)
 
     monkeypatch.setattr(Trainer, "test", damaged)
     config = copy.deepcopy(stopped[0])
@@ -301,7 +301,7 @@ def test_a_disk_that_fills_while_the_curves_are_written(mount: Mount) -> None:
     curves = Curves(folder)
     curves.log_metrics({"a": 1.0}, 0)
     with _almost_full(folder, 0), pytest.raises(OSError, match="No space left") as caught:
-        _ = [curves.log_metrics({"a": 1.0}, step) for step in range(20_000)]  # type: ignore[func-returns-value]
+        _ = [curves.log_metrics({"a": 1.0}, step) for step in range(20_000)]
     assert str(folder / "metrics.csv") in (explained(caught.value) or "")
 
 

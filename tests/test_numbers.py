@@ -142,7 +142,12 @@ def test_a_device_that_is_not_waited_for(
     monkeypatch.setattr(finite, "waits", lambda optimizer: True)
     looks = []
     look = Finite._look
-    monkeypatch.setattr(Finite, "_look", lambda self, *args: (looks.append(len(self._steps)), look(self, *args))[1])
+
+    def looking(self: Finite, *args: Any) -> None:
+        looks.append(len(self._steps))
+        look(self, *args)
+
+    monkeypatch.setattr(Finite, "_look", looking)
     config |= {"on_nan": on_nan}
     config["trainer"] |= {"log_every_n_steps": 3, "max_epochs": 1}
     spoiler = Spoiler(monkeypatch, SPOILS["infinite loss with finite gradients"], [1])
@@ -223,11 +228,11 @@ class Scarce:
 
         class Backward(torch.autograd.Function):
             @staticmethod
-            def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+            def forward(ctx: Any, x: Tensor) -> Tensor:
                 return x.clone()
 
             @staticmethod
-            def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+            def backward(ctx: Any, grad: Tensor) -> Tensor:
                 check(len(grad), train)
                 return grad
 
@@ -238,7 +243,7 @@ class Scarce:
                     check(rows, train)
                 outputs = forward(task, inputs)
                 self.largest = max(self.largest, rows)
-                return Backward.apply(outputs) if backward else outputs  # type: ignore[no-any-return, no-untyped-call]
+                return Backward.apply(outputs) if backward else outputs
             check(rows, evaluation)
             return forward(task, inputs)
 
@@ -301,11 +306,11 @@ def test_a_broken_backward_among_accumulated_gradients_is_not_papered_over(
 
         class Breaks(torch.autograd.Function):
             @staticmethod
-            def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+            def forward(ctx: Any, x: Tensor) -> Tensor:
                 return x.clone()
 
             @staticmethod
-            def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+            def backward(ctx: Any, grad: Tensor) -> Tensor:
                 calls.append(len(grad))
                 if len(calls) == 2:
                     raise torch.OutOfMemoryError("the second micro-batch")
@@ -313,7 +318,7 @@ def test_a_broken_backward_among_accumulated_gradients_is_not_papered_over(
 
         def breaking(task: TransferTask, inputs: dict[str, Tensor]) -> Tensor:
             outputs = forward(task, inputs)
-            return Breaks.apply(outputs) if outputs.requires_grad else outputs  # type: ignore[no-any-return, no-untyped-call]
+            return Breaks.apply(outputs) if outputs.requires_grad else outputs
 
         patch.setattr(TransferTask, "forward", breaking)
         with pytest.raises(torch.OutOfMemoryError, match="the second micro-batch"):

@@ -82,7 +82,7 @@ def _selected(config: DictConfig, path: str) -> Any:
 
 def register() -> None:
     """Make the typed root and Hydra's settings known to Hydra, and look at what Hydra composes."""
-    hydra._internal.hydra.ConfigLoaderImpl = GuardedLoader  # type: ignore[misc]
+    hydra._internal.hydra.ConfigLoaderImpl = GuardedLoader  # type: ignore[attr-defined]
     store = ConfigStore.instance()
     store.store(name="run_config", node=RunConfig)
     store.store(name="hydra_settings", node={"hydra": HYDRA}, package="_global_")

@@ -127,7 +127,7 @@ class Finite(Callback):
             return
         flags = torch.stack([step.bad for step in steps]).float()
         if trainer.world_size > 1:  # the ranks' gradients agree; losses under a gradient scaler do not
-            flags = trainer.strategy.reduce(flags, reduce_op="max")  # type: ignore[assignment]
+            flags = trainer.strategy.reduce(flags, reduce_op="max")
         for step, bad in zip(steps, flags.tolist(), strict=True):
             self._in_a_row = self._in_a_row + 1 if bad else 0
             if bad:

@@ -118,7 +118,7 @@ def test_they_are_computed_once(files: list[str], make: Make, monkeypatch: pytes
 def _picture(seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(3, 6, 6, generator=generator)
-    return tv.resize(coarse, [160, 200], antialias=True).mul(255).to(torch.uint8)
+    return tv.resize(coarse, [160, 200], antialias=True).mul(255).to(torch.uint8)  # type: ignore[no-any-return]
 
 
 def _through_jpeg(picture: torch.Tensor) -> torch.Tensor:

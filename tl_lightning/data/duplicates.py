@@ -31,7 +31,7 @@ _PRIME = np.uint64((1 << 61) - 1)
 class Near(NamedTuple):
     """How many rows of the second split are almost a row of the first, and some of these pairs (first, second)."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls on it
     pairs: list[tuple[int, int]]
 
 
@@ -94,7 +94,7 @@ def near_texts(signatures: Mapping[str, Array], known: Mapping[str, Array] | Non
         old, new = signatures[one], signatures[other]
         candidates = _candidates(_bands(old), _bands(new))
         similar = (old[candidates[:, 0]] == new[candidates[:, 1]]).mean(1) >= NEAR
-        found[f"{one} & {other}"] = _near(candidates[similar], known and (known[one], known[other]))
+        found[f"{one} & {other}"] = _near(candidates[similar], (known[one], known[other]) if known else None)
     return found
 
 
@@ -157,7 +157,7 @@ def near_images(hashes: Mapping[str, Array], known: Mapping[str, Array] | None =
         old, new = (np.asarray(hashes[split], np.uint64) for split in (one, other))
         candidates = _candidates(_pieces(old), _pieces(new))
         apart = np.bitwise_count(old[candidates[:, 0]] ^ new[candidates[:, 1]])
-        found[f"{one} & {other}"] = _near(candidates[apart <= BITS], known and (known[one], known[other]))
+        found[f"{one} & {other}"] = _near(candidates[apart <= BITS], (known[one], known[other]) if known else None)
     return found
 
 
