@@ -6,6 +6,7 @@ Only Hydra is imported here; torch and Lightning cost seconds and come when a co
 import errno
 import os
 import re
+import shutil
 import sys
 import time
 import traceback
@@ -26,12 +27,14 @@ from tl_lightning.config import OURS, config_folder, experiments, hydra_word, re
 from tl_lightning.errors import ToldError, UserError, first_line
 from tl_lightning.studies.search import add_to_hydra
 
+DEEPEST = 16  # dots in a key
 HELP_WORDS = {"help", "-h", "--help"}
 FULL_ERROR = "HYDRA_FULL_ERROR"
 USER_FAULT, OUR_FAULT = 2, 1
 UNKNOWN_KEY = re.compile(
     r"'([\w.]+)' (?:is not in struct|not in 'RunConfig')|Could not (?:override|append to config)[^']*'([\w./]+)'"
 )
+READERS = ("hydra", "omegaconf", "antlr4", "yaml")
 
 
 def main() -> None:
@@ -55,12 +58,6 @@ def main() -> None:
 
         show(fault.folder, started)
         sys.exit(fault.exit_code)
-    except MissingConfigException as fault:
-        sys.exit(tell(fault, full=shown == "1"))
-    except OSError as fault:  # jobs tell their own faults: this is Hydra making the run directory
-        sys.exit(tell(UserError(_unwritable(fault)), full=shown == "1"))
-    except ValueError as fault:  # and this is Hydra not taking a word
-        sys.exit(tell(UserError(str(fault)), full=shown == "1"))
     except Exception as fault:
         sys.exit(tell(fault, full=shown == "1"))
     except BaseException as fault:
@@ -83,6 +80,9 @@ def overrides(words: list[str]) -> list[str]:
         if words[0] not in COMMANDS:
             raise UserError(f"There is no command {words[0]}; there is: {', '.join(COMMANDS)}")
         words = words[1:]
+    for word in words:
+        if word.partition("=")[0].count(".") > DEEPEST:
+            raise UserError(f"{word[:80]}...: nested more than {DEEPEST} deep")
     # argparse takes the overrides only in one piece: options such as --multirun go before them.
     return sorted(map(hydra_word, words), key=_is_override)
 
@@ -120,6 +120,13 @@ def _hydra(shown: str | None) -> None:
     try:
         add_to_hydra()
         hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")(job)()
+    except JobError:
+        raise
+    except Exception as fault:
+        told = of_hydra(fault)
+        if told is fault:
+            raise
+        raise told from fault
     finally:
         _restore(shown)
 
@@ -137,10 +144,12 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _job(cfg: DictConfig) -> Any:
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     from tl_lightning.check import check
 
-    config = check(config)
+    try:
+        config = check(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+    except RecursionError:
+        raise UserError("The configuration is nested too deep") from None
     from tl_lightning.run import run
     from tl_lightning.studies.apart import end_with_parent
     from tl_lightning.studies.jobs import job
@@ -177,9 +186,8 @@ def explained(fault: BaseException) -> str | None:
         return _composition(fault)
     if isinstance(fault, OSError) and fault.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
         return _unwritable(fault)
-    if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = fault.filename or "while writing"
-        return f"The disk is full ({where}): make room, or output_dir=FOLDER, data.cache_dir=FOLDER"
+    if isinstance(fault, OSError) and (text := _full(fault)):
+        return text
     if type(fault).__module__.split(".")[0] in ("submitit", "joblib"):
         return f"The process of a job ended ({first_line(fault)}): the same command with resume=auto does what is left"
     if type(fault).__name__ == "OutOfMemoryError" or isinstance(fault, MemoryError):
@@ -190,8 +198,36 @@ def explained(fault: BaseException) -> str | None:
     return None
 
 
+def of_hydra(fault: Exception) -> Exception:
+    """What Hydra itself raises while it reads words and files is about those; jobs have told their own faults."""
+    if explained(fault) is not None:
+        return fault
+    if isinstance(fault, RecursionError):
+        return UserError("The configuration is nested too deep")
+    if isinstance(fault, OSError):  # Hydra making the run directory
+        return UserError(_unwritable(fault))
+    last = traceback.extract_tb(fault.__traceback__)[-1].filename
+    if isinstance(fault, ValueError) or any(f"{os.sep}{name}{os.sep}" in last for name in READERS):
+        return UserError(f"Hydra cannot read this command or one of its files: {first_line(fault)}")
+    return fault
+
+
 def _unwritable(fault: OSError) -> str:
     return f"{fault.filename} cannot be written ({fault.strerror}): choose another folder, such as output_dir=FOLDER"
+
+
+def _full(fault: OSError) -> str | None:
+    if fault.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    where = fault.filename or "while writing"
+    return f"The disk is full ({where}{_free(fault.filename)}): make room, or output_dir=FOLDER, data.cache_dir=FOLDER"
+
+
+def _free(path: str | None) -> str:
+    with suppress(OSError, TypeError):
+        usage = shutil.disk_usage(Path(path or ".").absolute().parent)
+        return f"; {usage.free / 1e6:.1f} of {usage.total / 1e6:.0f} MB are free there"
+    return ""
 
 
 def _missing_config(fault: MissingConfigException) -> str:

@@ -11,12 +11,14 @@ import lightning
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import Logger
 
 from tl_lightning.averaging import Average
 from tl_lightning.callbacks import Best, Throughput
 from tl_lightning.checkpoints import AsideCheckpointIO
+from tl_lightning.errors import UserError, first_line
 from tl_lightning.interrupt import StopAtStep
 from tl_lightning.job import ALONE, Job
 from tl_lightning.objectives import mode
@@ -73,6 +75,7 @@ def learner(config: Mapping[str, Any]) -> tuple[TransferTask, Any]:
         num_outputs=data.num_outputs,
         classes=data.classes,
         config=dict(config),
+        on_nan=config.get("on_nan", "stop"),
     )
     return task, data
 
@@ -126,13 +129,16 @@ def make_trainer(
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32 for the float32 products that remain
     plugins = settings.pop("plugins", None) or []
-    trainer: Trainer = make(settings)(
-        callbacks=callbacks,
-        logger=loggers,
-        default_root_dir=folder,
-        use_distributed_sampler=False,
-        plugins=[AsideCheckpointIO(), *plugins],
-    )
+    try:
+        trainer: Trainer = make(settings)(
+            callbacks=callbacks,
+            logger=loggers,
+            default_root_dir=folder,
+            use_distributed_sampler=False,
+            plugins=[AsideCheckpointIO(), *plugins],
+        )
+    except (MisconfigurationException, ValueError) as fault:  # what no annotation says: such a device is not here
+        raise UserError(f"trainer: {first_line(fault)}") from fault
     steps = max(1, len(data.train_dataloader()) // trainer.world_size)
     every = min(settings.get("log_every_n_steps") or LOG_EVERY, steps)  # a short epoch logs too
     trainer.log_every_n_steps = every  # type: ignore[attr-defined]

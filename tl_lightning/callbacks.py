@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from tl_lightning.finite import NotFiniteError
 from tl_lightning.interrupt import Interrupted
 
 Mode = Literal["min", "max"]
@@ -59,9 +60,20 @@ class Best(ModelCheckpoint):
         return {**super().state_dict(), "metrics": self.metrics, "epoch": self.epoch, "step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """With the metrics of the best validation."""
-        super().load_state_dict(state_dict)
+        """With the metrics of the best validation; where the run directory has moved, its checkpoint has too."""
+        super().load_state_dict(self._moved_here(state_dict))
         self.metrics, self.epoch, self.step = (state_dict[k] for k in ("metrics", "epoch", "step"))
+
+    def _moved_here(self, state: dict[str, Any]) -> dict[str, Any]:
+        # Lightning forgets the best score where the folder's name differs from the stored one.
+        folder = Path(self.dirpath or "")
+
+        def here(path: str) -> str:
+            return str(folder / Path(path).name) if path else path
+
+        paths = {name: here(state[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        kept = {here(path): score for path, score in state["best_k_models"].items()}
+        return {**state, **paths, "best_k_models": kept, "dirpath": self.dirpath}
 
 
 class Last(Checkpoint):
@@ -88,8 +100,8 @@ class Last(Checkpoint):
         self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save where a signal, not a fault, ended the training."""
-        if trainer.state.fn == "fit" and isinstance(exception, (Interrupted, SIGTERMException)):
+        """Save where a signal ended the training, or a step that was not taken."""
+        if trainer.state.fn == "fit" and isinstance(exception, (Interrupted, SIGTERMException, NotFiniteError)):
             self._save(trainer)
 
 
@@ -108,7 +120,7 @@ class Patience(EarlyStopping):
 
 
 def _settled(trainer: Trainer, pl_module: LightningModule) -> bool:
-    return trainer.current_epoch >= pl_module.strategy.settled_at  # type: ignore[operator, union-attr]
+    return bool(trainer.current_epoch >= pl_module.strategy.settled_at)  # type: ignore[operator, union-attr]
 
 
 def early_stopping(monitor: str, mode: Mode, folder: Path, patience: int = 3, min_delta: float = 0.0) -> EarlyStopping:

@@ -17,6 +17,7 @@ from typing import Any
 
 from tl_lightning.errors import UserError
 from tl_lightning.files import aside
+from tl_lightning.guard import redacted
 
 RECORD = "run.json"
 PACKAGES = (
@@ -41,10 +42,10 @@ def write_text(path: Path, text: str) -> None:
         beside.write_text(text)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON as ``write_text`` does."""
+def write_json(path: Path, content: Any, secret: bool = False) -> None:
+    """Write JSON as ``write_text`` does; ``secret`` blots out what the environment keeps secret."""
     text = json.dumps(_valid(content), indent=2, ensure_ascii=False, default=str, allow_nan=False)
-    write_text(path, text + "\n")
+    write_text(path, (redacted(text) if secret else text) + "\n")
 
 
 def _valid(content: Any) -> Any:
@@ -70,7 +71,7 @@ class Record:
         self.path = folder / RECORD
         self.writes = writes
         self.started = time.time()
-        earlier = read_record(folder) if resumed else {}
+        earlier = _earlier(folder) if resumed else {}
         self.content: dict[str, Any] = {
             **earlier,
             "status": "running",
@@ -93,7 +94,7 @@ class Record:
         """Add facts and write."""
         self.content.update(facts)
         if self.writes:
-            write_json(self.path, self.content)
+            write_json(self.path, self.content, secret=True)
 
     def add_duration(self, name: str, seconds: float) -> None:
         """Add seconds to a part of the run; parts done before a resume count."""
@@ -104,6 +105,14 @@ class Record:
         """Close the record as finished, failed or interrupted."""
         self.add_duration("total", time.time() - self.started)
         self.add(status=status, ended=_timestamp(time.time()), **facts)
+
+
+def _earlier(folder: Path) -> dict[str, Any]:
+    """The record that a resumed run goes on with; nothing where it is damaged, which is told when it is found."""
+    try:
+        return read_record(folder)
+    except UserError:
+        return {}
 
 
 def read_record(folder: Path) -> dict[str, Any]:

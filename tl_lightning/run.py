@@ -18,7 +18,8 @@ from tl_lightning import predictions, report, tracking, wandb_results, wandb_run
 from tl_lightning.bootstrap import intervals
 from tl_lightning.build import Parts, build
 from tl_lightning.callbacks import Pruning
-from tl_lightning.errors import UserError
+from tl_lightning.checkpoints import PREVIOUS, newest, step_of
+from tl_lightning.errors import UserError, first_line
 from tl_lightning.identity import identity
 from tl_lightning.interrupt import Interrupted, StopAtStep, graceful
 from tl_lightning.job import ALONE, Job
@@ -78,10 +79,20 @@ def run(
         asked = signal.SIGINT if isinstance(ended, KeyboardInterrupt) else signal.SIGTERM
         raise Interrupted(stop.signum or asked) from ended
     except BaseException as fault:
-        record.end("failed", error=f"{type(fault).__name__}: {fault}"[:2000])
+        with _not_hiding(fault):
+            record.end("failed", error=f"{type(fault).__name__}: {fault}"[:2000])
         raise
     finally:
         wandb_run.finish(failed=not done)
+
+
+@contextmanager
+def _not_hiding(fault: BaseException) -> Iterator[None]:
+    """What goes wrong while a fault is recorded (the disk is full) does not take its place."""
+    try:
+        yield
+    except OSError as other:
+        log.warning("run.json could not be written (%s) after: %s", other, first_line(fault))
 
 
 def _place(config: Mapping[str, Any], folder: Path) -> tuple[Path, bool]:
@@ -128,8 +139,7 @@ def _fit_and_test(parts: Parts, folder: Path, record: Record, stop: StopAtStep, 
         wandb=_wandb(trainer),
     )
     record.add_duration("build", time.time() - record.started)
-    last = folder / "checkpoints" / "last.ckpt"
-    resume_from = last if resumed and last.exists() else None
+    resume_from = newest(folder / "checkpoints") if resumed else None
     if resumed and trainer.is_global_zero:
         _drop_curves_after(resume_from, trainer.loggers)
     rows = data.summary["rows"]
@@ -151,8 +161,10 @@ def _fit_and_test(parts: Parts, folder: Path, record: Record, stop: StopAtStep, 
         _write_pruned(parts, record)
     elif trainer.is_global_zero:
         _write_results(parts, folder, record)
-    if parts.average is not None and trainer.is_global_zero:
-        parts.average.clean()
+    if trainer.is_global_zero:
+        if parts.average is not None:
+            parts.average.clean()
+        (folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)  # the last one is safe, and the run is over
     others.wait()
     value = (parts.best.metrics if parts.best else {}).get(f"val/{task.objective.monitor}")
     return float("nan") if value is None else value
@@ -188,6 +200,8 @@ def _selection(parts: Parts) -> dict[str, Any]:
         "selected_by": f"val/{parts.task.objective.monitor}",
         "best": {"epoch": best.epoch, "step": best.step} if best else None,
         "steps": parts.trainer.global_step,
+        "skipped_steps": parts.task.finite.skipped,
+        "parts_of_a_batch": parts.task.memory.facts() or None,  # where it did not fit the memory
         "samples_per_second": round(throughput.samples / max(throughput.seconds, 1e-9), 1),
         "parameters": parts.task.parameter_counts(),
         "peak_memory_bytes": peak_memory_bytes(),
@@ -195,7 +209,7 @@ def _selection(parts: Parts) -> dict[str, Any]:
 
 
 def _drop_curves_after(checkpoint: Path | None, loggers: Sequence[Any]) -> None:
-    step = torch.load(checkpoint, weights_only=True, mmap=True)["global_step"] if checkpoint else 0
+    step = step_of(checkpoint) if checkpoint else 0
     for logger in loggers:
         if isinstance(logger, tracking.Curves):
             logger.drop_from(step)

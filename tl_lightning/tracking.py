@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from tl_lightning.errors import UserError
-from tl_lightning.files import aside
+from tl_lightning.files import aside, naming
 from tl_lightning.identity import flat
 from tl_lightning.record import read_record
 from tl_lightning.wandb_run import InBackground, reachable, start
@@ -55,7 +55,7 @@ class Curves(Logger):
         values = dict(metrics)
         epoch = values.pop("epoch", "")
         new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
+        with naming(self.path), self.path.open("a", newline="") as file:
             rows = csv.writer(file)
             if new:
                 rows.writerow(COLUMNS)
