@@ -4,11 +4,12 @@ A new strategy is a YAML file in conf/strategy and one line of CASES.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
@@ -28,10 +29,11 @@ from tl_lightning.optim import constant
 from tl_lightning.strategies import FineTuning
 from tl_lightning.task import Batch, TransferTask
 
-BATCHES, LR, DECAY = 2, 0.1, 0.1
+BATCHES, LR, DECAY = 3, 0.1, 0.1
 KINDS = ("bert", "gpt2", "resnet", "vit")
 TEXTS = ["a fine film", "a dull film", "a good plot", "a bad plot"]
 NAMES = sorted(file.stem for file in (config_folder() / "strategy").glob("*.yaml"))
+Beside = Literal["nothing", "its layers", "all layers"]
 Strategies = Callable[[str], FineTuning]
 IN_NORM = re.compile(r"(LayerNorm|layernorm|ln_\w+|\bln|bn\d|downsample\.1)\.(weight|bias)$")  # of the KINDS
 
@@ -50,12 +52,24 @@ class Case:
 
     opened: given how many layer groups there are, how many of them, from the top, move in each epoch; its length is
     that of the training.  only: which of the parameters in them.  words: beside strategy=NAME.  kinds: of backbones.
+    beside: what of the frozen weights is in train mode as well, since what moves acts there.
     """
 
     opened: Callable[[int], Sequence[int]]
     only: Callable[[str], bool] = _every
     words: tuple[str, ...] = ()
     kinds: tuple[str, ...] = KINDS
+    beside: Beside = "nothing"
+
+
+def _adapter(pattern: str, *words: str) -> Case:
+    """Its own contract sees it on other backbones."""
+    beside: Beside = "all layers" if pattern == "prompt_encoder" else "its layers"
+    return Case(lambda n: [n, n], only=_named(pattern), words=words, kinds=("bert",), beside=beside)
+
+
+def _regularizer() -> Case:
+    return Case(lambda n: [n, n], kinds=("bert", "resnet"))
 
 
 CASES: dict[str, Case] = {
@@ -69,6 +83,22 @@ CASES: dict[str, Case] = {
     "gradual": Case(lambda n: range(n + 1)),
     "lp_ft": Case(lambda n: [0, n, n]),
     "unfreeze_at": Case(lambda n: [0, 1, n]),
+    "lora": _adapter("lora_[AB]"),
+    "rslora": _adapter("lora_[AB]"),
+    "dora": _adapter("lora_([AB]|magnitude)"),
+    "pissa": _adapter("lora_[AB]"),
+    "adalora": _adapter("lora_[ABE]", "strategy.target_r=2", "strategy.init_r=3"),
+    "ia3": _adapter("ia3_l"),
+    "vera": _adapter("vera_lambda", "strategy.r=8"),
+    "oft": _adapter("oft_R", "strategy.block_size=8"),
+    "prompt": _adapter("prompt_encoder", "strategy.tokens=3"),
+    "prefix": _adapter("prompt_encoder", "strategy.tokens=3"),
+    "qlora": Case(lambda n: [n, n], kinds=()),  # needs a GPU
+    "l2_sp": _regularizer(),
+    "mixout": _regularizer(),
+    "r_drop": _regularizer(),
+    "feature_distill": _regularizer(),
+    "sam": _regularizer(),
 }
 
 
@@ -80,13 +110,13 @@ def _image(network: nn.Module) -> ImageBackbone:
 
 def _resnet() -> ImageBackbone:
     network = ResNet(BasicBlock, [1, 1, 1, 1])
-    network.fc = nn.Identity()  # type: ignore[assignment]
+    network.fc = nn.Identity()
     return _image(network)
 
 
 def _vit() -> ImageBackbone:
     network = VisionTransformer(32, 16, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64, dropout=0.1)
-    network.heads = nn.Identity()  # type: ignore[assignment]
+    network.heads = nn.Identity()
     return _image(network)
 
 
@@ -140,6 +170,12 @@ class Batches(LightningDataModule):
     val_dataloader = train_dataloader
 
 
+def _once(task: LightningModule) -> Iterator[tuple[str, nn.Module]]:
+    """Modules but for those with two names (the embeddings that a prompt reads), which may be told two modes."""
+    names = Counter(id(module) for _, module in task.named_modules(remove_duplicate=False))
+    return ((name, module) for name, module in task.named_modules() if names[id(module)] == 1)
+
+
 class Watch(Callback):
     """Notes modes, rates and what may move at every step, and the weights around every epoch."""
 
@@ -157,11 +193,11 @@ class Watch(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         names = {parameter: name for name, parameter in pl_module.named_parameters()}
         (optimizer,) = trainer.optimizers
-        self.modes.append({name: module.training for name, module in pl_module.named_modules()})
+        self.modes.append({name: module.training for name, module in _once(pl_module)})
         self.moving.append({name for parameter, name in names.items() if parameter.requires_grad})
         groups = optimizer.param_groups
         self.rates.append({names[parameter]: group["lr"] for group in groups for parameter in group["params"]})
-        self.moments.append({names[parameter] for parameter, state in optimizer.state.items() if state})
+        self.moments.append({name for parameter, name in names.items() if optimizer.state.get(parameter)})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         now = pl_module.state_dict()
@@ -186,14 +222,24 @@ def fit(task: TransferTask, epochs: int, *callbacks: Callback, batches: int = BA
 
 def expected(case: Case, task: TransferTask, opened: int) -> set[str]:
     """The parameters that should move while the top ``opened`` groups do, and the statistics beside them."""
-    groups = task.backbone.layer_groups()
-    inside = {f"backbone.{name}" for group in groups[len(groups) - opened :] for name in group if case.only(name)}
+    inside = {f"backbone.{name}" for group in _top(task, opened) for name in group if case.only(name)}
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     beside = {name for name, _ in task.named_buffers() if name.endswith(statistics)}
-    moving = {
-        name for name in beside if any(f"{name.rpartition('.')[0]}.{kind}" in inside for kind in ("weight", "bias"))
-    }
+    moving = {name for name in beside if {f"{name.rpartition('.')[0]}.{kind}" for kind in ("weight", "bias")} & inside}
     return {"head.1.weight", "head.1.bias"} | inside | moving
+
+
+def in_train_mode(case: Case, task: TransferTask, opened: int) -> set[str]:
+    """The parameters whose modules should be in train mode then."""
+    if case.beside == "nothing":
+        return expected(case, task, opened)
+    groups = [group for group in _top(task, opened) if case.beside == "all layers" or any(map(case.only, group))]
+    return {f"backbone.{name}" for group in groups for name in group}
+
+
+def _top(task: TransferTask, opened: int) -> list[list[str]]:
+    groups = task.backbone.layer_groups()
+    return groups[len(groups) - opened :]
 
 
 def in_epochs(case: Case, task: TransferTask) -> Iterator[tuple[int, int]]:

@@ -22,6 +22,7 @@ from tests.strategy_cases import (
     expected,
     fit,
     in_epochs,
+    in_train_mode,
     task_of,
 )
 from tl_lightning.backbones import HFText
@@ -49,7 +50,7 @@ def strategies(compose: Compose) -> Strategies:
     def node(name: str) -> dict[str, Any]:
         return check(compose(f"strategy={name}", *CASES[name].words))["strategy"]  # type: ignore[no-any-return]
 
-    return lambda name: make(node(name))  # type: ignore[no-any-return]
+    return lambda name: make(node(name))
 
 
 def test_each_file_of_the_group_has_its_case() -> None:
@@ -67,7 +68,7 @@ def test_exactly_what_should_move_moves(name: str, kind: str, tiny: Tiny, strate
         assert watch.changed[epoch] == moving, f"epoch {epoch}"
         for step in range(epoch * BATCHES, (epoch + 1) * BATCHES):
             assert watch.moving[step] == moving & parameters, f"step {step}"
-            _check_modes(watch.modes[step], parameters, moving)
+            _check_modes(watch.modes[step], parameters, in_train_mode(case, task, opened))
     most = max(opened for _, opened in in_epochs(case, task))
     _check_optimizer(task, expected(case, task, most) & parameters)
 
@@ -77,13 +78,16 @@ def _check_optimizer(task: TransferTask, ever: set[str]) -> None:
     groups, named = task.trainer.optimizers[0].param_groups, dict(task.named_parameters())
     held = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(held) == sorted(id(named[name]) for name in ever)
-    assert all(group["weight_decay"] == (DECAY if p.ndim > 1 else 0.0) for group in groups for p in group["params"])
+    vectors = [p for group in groups if group["weight_decay"] == 0 for p in group["params"]]
+    assert {group["weight_decay"] for group in groups} <= {0.0, DECAY}
+    assert {id(p) for p in named.values() if id(p) in held and p.ndim <= 1} <= set(map(id, vectors))
+    assert task.strategy.decays is not FineTuning.decays or all(p.ndim <= 1 for p in vectors)
 
 
-def _check_modes(modes: dict[str, bool], parameters: set[str], moving: set[str]) -> None:
+def _check_modes(modes: dict[str, bool], parameters: set[str], training: set[str]) -> None:
     for module in (name for name in modes if name.startswith("backbone")):
         held = {name for name in parameters if name.startswith(f"{module}.")}
-        assert modes[module] == (bool(held & moving) if held else modes[module.rpartition(".")[0]]), module
+        assert modes[module] == (bool(held & training) if held else modes[module.rpartition(".")[0]]), module
     assert modes["head.0"], "the head's dropout stays on"
 
 
