@@ -159,6 +159,7 @@ def _job(cfg: DictConfig) -> float:
         Path(hydra_config.runtime.output_dir),
         tags,
         [w for w in typed if not w.startswith("experiment=")],
+        {group: name for group, name in choices.items() if group in OURS},
     )
 
 

@@ -39,7 +39,13 @@ HEADER = """\
 """
 
 
-def run(config: Mapping[str, Any], folder: Path, tags: Sequence[str] = (), overrides: Sequence[str] = ()) -> float:
+def run(
+    config: Mapping[str, Any],
+    folder: Path,
+    tags: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    choices: Mapping[str, str | None] | None = None,
+) -> float:
     """Fit, test the best checkpoint and write the run directory.
 
     Args:
@@ -47,6 +53,7 @@ def run(config: Mapping[str, Any], folder: Path, tags: Sequence[str] = (), overr
         folder: the run directory; another one beside it is taken if a run stands there already.
         tags: words for the tracker.
         overrides: what was typed beside the experiment, for the record.
+        choices: the name chosen for each group (strategy: lora), for the record.
 
     Returns:
         The metric that selects (``objective.monitor``) on ``val``, at its best.
@@ -57,6 +64,7 @@ def run(config: Mapping[str, Any], folder: Path, tags: Sequence[str] = (), overr
     """
     folder, resumed = _place(config, folder)
     known = {"name": config["name"], "seed": config["seed"], "overrides": list(overrides)}
+    known |= {"choices": dict(choices)} if choices else {}
     record = Record(folder, known, resumed=resumed, writes=tracking.first_rank())
     if record.writes:
         _write_config(folder, config)

@@ -18,7 +18,7 @@ Kind = Literal["class", "labels", "number"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outcomes:
     """What one run predicted for N test examples.
 
@@ -50,7 +50,9 @@ def read_outcomes(folder: Path) -> Outcomes:
         UserError: they are not there, were cut, or hold no predictions.
     """
     path = folder / PREDICTIONS
-    table, columns = _read(path, NEEDED), _names(path)
+    table, columns = _read(path, NEEDED), list(pq.read_schema(path).names)
+    if missing := set(NEEDED) - set(columns):
+        raise UserError(f"{path} holds no predictions: it has no column {', '.join(sorted(missing))}")
     target, predicted = table["target"].combine_chunks(), table["prediction"].combine_chunks()
     classes = tuple(name.removeprefix("p_") for name in columns if name.startswith("p_"))
     kind: Kind = "number" if not classes else "labels" if pa.types.is_list(target.type) else "class"
@@ -63,15 +65,12 @@ def read_outcomes(folder: Path) -> Outcomes:
 
 def _read(path: Path, columns: Sequence[str]) -> pa.Table:
     try:
-        return pq.read_table(path, columns=list(columns), memory_map=False, partitioning=None)
+        with pq.ParquetFile(path) as file:  # pq.read_table would import pandas
+            return file.read(columns=list(columns))
     except FileNotFoundError:
         raise UserError(f"{path} is not there") from None
     except (OSError, pa.ArrowException) as fault:
         raise UserError(f"{path} cannot be read ({first_line(fault)}): it was cut or is no table") from fault
-
-
-def _names(path: Path) -> list[str]:
-    return list(pq.read_schema(path).names)
 
 
 def _codes(column: Any, kind: Kind, classes: tuple[str, ...]) -> Array:

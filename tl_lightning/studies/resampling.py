@@ -1,11 +1,11 @@
 """The bootstrap over test examples, the same draws for all runs."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from tl_lightning.studies.outcomes import Array, Outcomes
-from tl_lightning.studies.scoring import SCORERS
+from tl_lightning.studies.scoring import SCORERS, Weighted
 
 RESAMPLES = 1000
 FEWEST = 200
@@ -18,14 +18,21 @@ def how_many(examples: int, runs: int, most: int = RESAMPLES) -> int:
     return min(most, max(FEWEST, MOST_WORK // max(examples * runs, 1)))
 
 
-def resampled(name: str, runs: Sequence[Outcomes], count: int) -> Array:
-    """A metric of each run in each of ``count`` bootstrap resamples of the test examples: (R, count).
+def resampled(names: Sequence[str], runs: Sequence[Outcomes], count: int) -> dict[str, Array]:
+    """Metrics of each of R runs in each of ``count`` bootstrap resamples of the test examples: (R, count) by name.
 
     Each resample draws the same examples for all runs, so differences between runs are paired on examples.
     """
-    of: Callable[[Outcomes, Array], Array] = SCORERS[runs[0].kind][name]
-    parts = [np.stack([of(run, weights) for run in runs]) for weights in draws(len(runs[0]), count)]
-    return np.concatenate(parts, axis=1)
+    found = {name: np.empty((len(runs), count)) for name in names}
+    start = 0
+    for weights in draws(len(runs[0]), count):
+        part = slice(start, start + len(weights))
+        for at, run in enumerate(runs):
+            given = Weighted(run, weights)
+            for name in names:
+                found[name][at, part] = SCORERS[run.kind][name](given)
+        start = part.stop
+    return found
 
 
 def draws(examples: int, count: int, seed: int = 0) -> Iterator[Array]:

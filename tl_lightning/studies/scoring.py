@@ -4,7 +4,9 @@ The definitions are those of ``tl_lightning.objectives``, written in numpy: with
 numbers; with the counts of a resample they give that resample's, for all resamples at once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -13,11 +15,36 @@ from tl_lightning.studies.ranks import auroc, spearman
 
 BINS = 15  # of the calibration error
 FEW_CLASSES = 64  # up to here a product is faster than sorting
-Scorer = Callable[[Outcomes, Array], Array]  # weights (B, N) -> values (B,)
+
+
+@dataclass(frozen=True, eq=False)
+class Weighted:
+    """One run's outcomes with B sets of weights of its N examples (B, N), and what several metrics count."""
+
+    outcomes: Outcomes
+    weights: Array
+
+    @cached_property
+    def total(self) -> Array:
+        """The sum of the weights, (B,)."""
+        return np.asarray(self.weights.sum(axis=1))
+
+    @cached_property
+    def counts(self) -> tuple[Array, Array, Array]:
+        """True positives, predicted and true ones of each class: three times (B, C)."""
+        target, predicted, weights = self.outcomes.target, self.outcomes.predicted, self.weights
+        if self.outcomes.kind == "labels":
+            return weights @ (target * predicted), weights @ predicted, weights @ target
+        size = len(self.outcomes.classes)
+        hits = by_code(weights, np.where(target == predicted, target, size), size + 1)[:, :size]
+        return hits, by_code(weights, predicted, size), by_code(weights, target, size)
+
+
+Scorer = Callable[[Weighted], Array]  # -> (B,)
 
 
 def _mean(of: Callable[[Outcomes], Array]) -> Scorer:
-    return lambda outcomes, weights: weights @ of(outcomes) / weights.sum(axis=1)
+    return lambda given: given.weights @ of(given.outcomes) / given.total
 
 
 def _right(outcomes: Outcomes) -> Array:
@@ -27,16 +54,6 @@ def _right(outcomes: Outcomes) -> Array:
 
 def _error(outcomes: Outcomes) -> Array:
     return np.asarray(outcomes.predicted - outcomes.target)
-
-
-def counts(outcomes: Outcomes, weights: Array) -> tuple[Array, Array, Array]:
-    """True positives, predicted and true ones of each class: three times (B, C)."""
-    target, predicted = outcomes.target, outcomes.predicted
-    if outcomes.kind == "labels":
-        return weights @ (target * predicted), weights @ predicted, weights @ target
-    size = len(outcomes.classes)
-    hits = by_code(weights, np.where(target == predicted, target, size), size + 1)[:, :size]
-    return hits, by_code(weights, predicted, size), by_code(weights, target, size)
 
 
 def by_code(values: Array, codes: Array, size: int) -> Array:
@@ -58,19 +75,19 @@ def _ratio(above: Array, below: Array) -> Array:
 def _macro(of: Callable[[Array, Array, Array], Array]) -> Scorer:
     """The mean over classes: over those that occur or are predicted, or over all labels."""
 
-    def score(outcomes: Outcomes, weights: Array) -> Array:
-        hits, predicted, true = counts(outcomes, weights)
+    def score(given: Weighted) -> Array:
+        hits, predicted, true = given.counts
         values = of(hits, predicted, true)
-        counted = np.ones_like(values) if outcomes.kind == "labels" else ((predicted + true) > 0).astype(float)
+        counted = np.ones_like(values) if given.outcomes.kind == "labels" else ((predicted + true) > 0).astype(float)
         return _ratio((values * counted).sum(axis=1), counted.sum(axis=1))
 
     return score
 
 
-def _mcc(outcomes: Outcomes, weights: Array) -> Array:
+def _mcc(given: Weighted) -> Array:
     """Matthews' correlation for any number of classes (Gorodkin, 2004)."""
-    hits, predicted, true = counts(outcomes, weights)
-    total, right = weights.sum(axis=1), hits.sum(axis=1)
+    hits, predicted, true = given.counts
+    total, right = given.total, hits.sum(axis=1)
     above = right * total - (predicted * true).sum(axis=1)
     below = (total**2 - (predicted**2).sum(axis=1)) * (total**2 - (true**2).sum(axis=1))
     value = _ratio(above, np.sqrt(below))
@@ -90,20 +107,20 @@ def _one_sided(hits: Array, predicted: Array, true: Array) -> Array:
     return np.select([fp + fn == 0, tp + tn == 0], [np.ones_like(limit), -np.ones_like(limit)], limit)
 
 
-def _ece(outcomes: Outcomes, weights: Array) -> Array:
+def _ece(given: Weighted) -> Array:
     """The gap between confidence and accuracy over equal bins of confidence (Guo et al., 2017)."""
-    scores = outcomes.scores.astype(np.float32)
+    scores = given.outcomes.scores.astype(np.float32)
     confidence = scores.max(axis=1)
-    gap = confidence - (scores.argmax(axis=1) == outcomes.target)
+    gap = confidence - (scores.argmax(axis=1) == given.outcomes.target)
     edges = np.linspace(0, 1, BINS + 1, dtype=np.float32)
     bins = np.minimum(np.searchsorted(edges, confidence, side="right") - 1, BINS)
-    return np.abs(by_code(weights * gap, bins, BINS + 1)).sum(axis=1) / weights.sum(axis=1)
+    gaps = given.weights @ (np.eye(BINS + 1)[bins] * gap[:, None])
+    return np.asarray(np.abs(gaps).sum(axis=1) / given.total)
 
 
-def _pearson(outcomes: Outcomes, weights: Array) -> Array:
-    x, y = outcomes.predicted - outcomes.predicted.mean(), outcomes.target - outcomes.target.mean()
-    total = weights.sum(axis=1)
-    mx, my, xx, yy, xy = (weights @ column / total for column in (x, y, x * x, y * y, x * y))
+def _pearson(given: Weighted) -> Array:
+    x, y = (values - values.mean() for values in (given.outcomes.predicted, given.outcomes.target))
+    mx, my, xx, yy, xy = (given.weights @ column / given.total for column in (x, y, x * x, y * y, x * y))
     return _ratio(xy - mx * my, np.sqrt((xx - mx**2) * (yy - my**2)))
 
 
@@ -113,7 +130,7 @@ SHARED: dict[str, Scorer] = {
     "f1": _macro(lambda hits, predicted, true: _ratio(2 * hits, predicted + true)),
     "precision": _macro(lambda hits, predicted, true: _ratio(hits, predicted)),
     "recall": _macro(lambda hits, predicted, true: _ratio(hits, true)),
-    "auroc": auroc,
+    "auroc": lambda given: auroc(given.outcomes, given.weights),
     "loss": LOSS,
 }
 SCORERS: dict[str, dict[str, Scorer]] = {
@@ -123,13 +140,14 @@ SCORERS: dict[str, dict[str, Scorer]] = {
         "mse": _mean(lambda outcomes: _error(outcomes) ** 2),
         "mae": _mean(lambda outcomes: np.abs(_error(outcomes))),
         "pearson": _pearson,
-        "spearman": spearman,
+        "spearman": lambda given: spearman(given.outcomes, given.weights),
         "loss": LOSS,
     },
 }
 SLOW = frozenset({"auroc", "spearman"})  # they sort
 
 
-def value(name: str, outcomes: Outcomes) -> float:
-    """A metric on all examples."""
-    return float(SCORERS[outcomes.kind][name](outcomes, np.ones((1, len(outcomes))))[0])
+def values(outcomes: Outcomes, names: Iterable[str]) -> dict[str, float]:
+    """Metrics on all examples."""
+    given = Weighted(outcomes, np.ones((1, len(outcomes))))
+    return {name: float(SCORERS[outcomes.kind][name](given)[0]) for name in names}
