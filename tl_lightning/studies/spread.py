@@ -12,8 +12,8 @@ crossed random effects, those of the examples by the bootstrap, so that it holds
 - ``V_r``, the bootstrap variance of what each seed differs by from their mean, estimates ``rest/(S N)``;
 - so ``W = max(V_x - V_r, 0)`` is the part of the examples that more seeds do not take away.
 
-Where two groups have fewer than two seeds in common, each has a ``V_s`` of its own.  How an interval and a p-value
-come from these parts stands in ``levels``.
+Where two groups have fewer than two seeds in common, each has a ``V_s`` of its own; they add up, with the degrees
+of freedom of Welch (1938).  How an interval and a p-value come from these parts stands in ``levels``.
 
 Why both sources: Bouthillier et al., 2021, arXiv:2103.03098; Dror et al., 2018, doi:10.18653/v1/P18-1128;
 examples as a crossed random effect: Clark, 1973, doi:10.1016/S0022-5371(73)80014-3.
@@ -112,7 +112,7 @@ def contrasts(pairs: Sequence[Sequence[Arm]], examples: int) -> list[Contrast]:
     """
     if not pairs:
         return []
-    parts, degrees = map(np.array, zip(*(_sources(arms, examples) for arms in pairs), strict=True))
+    parts, degrees = map(np.array, zip(*(sources(arms, examples) for arms in pairs), strict=True))
     differences = np.array([sum(arm.mean for arm in arms) for arms in pairs])
     halves, levels = half_widths(parts, degrees, ALPHA).mean(axis=0), p_values(differences, parts, degrees)
     return [
@@ -121,17 +121,18 @@ def contrasts(pairs: Sequence[Sequence[Arm]], examples: int) -> list[Contrast]:
     ]
 
 
-def _sources(arms: Sequence[Arm], examples: int) -> tuple[list[float], list[float]]:
-    """The variances ``V_s`` of up to two arms and ``W``, and their degrees of freedom."""
+def sources(arms: Sequence[Arm], examples: int) -> tuple[list[float], list[float]]:
+    """The variances ``V_s`` and ``W``, and the degrees of freedom of each."""
     together = np.sum([arm.draws.mean(axis=0) for arm in arms], axis=0)
     drawn = float(np.nanvar(together, ddof=1)) if len(together) else 0.0
-    seeds = [arm.seed_variance for arm in (*arms, arms[-1])[:2]]
+    free = max(examples - 1.0, 1.0)
     if _one_seed(arms):  # of these runs as they are
-        return [0.0, 0.0, drawn], [1.0, 1.0, max(examples - 1.0, 1.0)]
-    second = 0.0 if len(arms) == 1 else seeds[1]
+        return [0.0, drawn], [1.0, free]
+    parts = np.array([arm.seed_variance for arm in arms])
+    squares = sum(part**2 / (len(arm.values) - 1) for part, arm in zip(parts, arms, strict=True))
+    over_seeds = parts.sum() ** 2 / squares if squares > 0 else 1.0  # Welch's, where each arm has its own
     floor = max(drawn - sum(arm.rest_variance for arm in arms), 0.0)
-    free = [len(arm.values) - 1.0 for arm in (*arms, arms[-1])[:2]]
-    return [seeds[0], second, floor], [*free, max(examples - 1.0, 1.0)]
+    return [float(parts.sum()), floor], [float(over_seeds), free]
 
 
 def _one_seed(arms: Sequence[Arm]) -> bool:
@@ -145,5 +146,5 @@ def _contrast(arms: Sequence[Arm], difference: float, half: float, p: float, par
     found = Contrast(difference, (difference - half, difference + half), p, single, seeds)
     if single or p < ALPHA:
         return found
-    more = to_tell(difference, float(parts[:2].sum()) * seeds, float(parts[2]), seeds, examples)
+    more = to_tell(difference, float(parts[0]) * seeds, float(parts[1]), seeds, examples)
     return Contrast(difference, found.interval, p, single, seeds, *more)
