@@ -64,6 +64,7 @@ def run(
     folder, resumed = _place(config, folder)
     known = {"name": config["name"], "seed": config["seed"], "overrides": list(overrides)}
     known["identity"] = identity(config)
+    known |= {"choices": dict(job.choices)} if job.choices else {}
     record = Record(folder, known, resumed=resumed, writes=tracking.first_rank())
     if record.writes:
         write_config(folder, config)

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Union
 
+LOWER_IS_BETTER = frozenset({"loss", "mse", "mae", "ece"})  # of metrics
 Rule = tuple[Callable[[float], bool], str]
 AT_LEAST_1: Rule = (lambda x: x >= 1, "at least 1")
 NOT_NEGATIVE: Rule = (lambda x: x >= 0, "0 or more")

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from tl_lightning.callbacks import Pruning
-from tl_lightning.job import ALONE, Job
+from tl_lightning.config import OURS
+from tl_lightning.job import Job
 
 TICKET, PARENT = "TL_LIGHTNING_TICKET", "TL_LIGHTNING_PARENT"  # set for the processes of one job
 GROUPS = ("backbone", "data", "strategy", "objective", "regularizer", "average")
@@ -26,17 +27,19 @@ class Ticket:
         overrides: what was typed beside the experiment, for the record.
         group: of the study, on the tracker; None for a run alone.
         trial: the settings of the search that the job belongs to, with the number of the trial.
+        choices: the name chosen for each group.
     """
 
     tags: list[str]
     overrides: list[str]
     group: str | None = None
     trial: dict[str, Any] | None = None
+    choices: dict[str, str | None] = field(default_factory=dict)
 
     def job(self, config: Mapping[str, Any]) -> Job:
         """How the run shows among others, with the callback that prunes it."""
         if self.group is None:
-            return ALONE
+            return Job(choices=self.choices)
         kind: Literal["job", "trial"] = "job" if self.trial is None else "trial"
         callbacks = []
         if self.trial is not None and self.trial["pruner"] is not None:
@@ -44,7 +47,7 @@ class Ticket:
 
             epochs = int(config["trainer"].get("max_epochs") or -1)
             callbacks.append(Pruning(f"val/{config['objective']['monitor']}", judge(self.trial, epochs)))
-        return Job(kind, self.group, callbacks)
+        return Job(kind, self.group, callbacks, self.choices)
 
     def environment(self) -> dict[str, str]:
         """The variable that carries it."""
@@ -58,12 +61,13 @@ def ticket(multirun: bool) -> Ticket:
     config = HydraConfig.get()
     typed = [word.lstrip("+") for word in config.overrides.task]
     typed = [word for word in typed if not word.startswith(("experiment=", "search=", "resume="))]
-    choices = config.runtime.choices
-    tags = [f"{group}:{choices[group]}" for group in GROUPS if choices.get(group)]
+    chosen = config.runtime.choices
+    choices = {group: name for group, name in chosen.items() if group in (*OURS, "regularizer")}
+    tags = [f"{group}:{chosen[group]}" for group in GROUPS if chosen.get(group)]
     if not multirun:
-        return Ticket(tags, typed)
+        return Ticket(tags, typed, choices=choices)
     study = Path(config.sweep.dir)
-    return Ticket(tags, typed, f"{study.parent.name}-{study.name}", _trial(config.sweeper))
+    return Ticket(tags, typed, f"{study.parent.name}-{study.name}", _trial(config.sweeper), choices)
 
 
 def _trial(sweeper: DictConfig) -> dict[str, Any] | None:
