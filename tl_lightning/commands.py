@@ -23,6 +23,7 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "fit": Command("fine-tune, then test the best checkpoint (the default)"),
     "compare": Command("which choice was better, over seeds and test examples", "tl_lightning.studies.compare"),
+    "runs": Command("list runs by their records", "tl_lightning.studies.listing"),
 }
 
 
