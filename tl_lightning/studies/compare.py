@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
 PAGE = "comparison.html"
 FOLDER = "comparison"
-KEYS = {"by": "", "metric": "", "output": "", "plots": True}
+KEYS = {"by": "", "metric": "", "output": "", "plots": True, "pdf": False}
 USAGE = """\
-python -m tl_lightning compare DIR [DIR ...] [by=strategy,data.shots] [metric=accuracy,f1] [output=DIR] [plots=false]
+python -m tl_lightning compare DIR [DIR ...] [by=strategy,data.shots] [metric=accuracy,f1] [output=DIR]
   DIR     run directories, multiruns, or any folder above them
   by      keys to group by (by default what differs; seeds are repetitions)
   metric  test metrics to compare (by default the one that selected)
-  output  where tables, plots and the page go (by default DIR/comparison)"""
+  output  where tables, plots and the page go (by default DIR/comparison)
+  plots   false leaves them out
+  pdf     true writes each plot as PDF beside its SVG"""
 
 
 def main(words: Sequence[str]) -> None:
@@ -38,7 +40,8 @@ def main(words: Sequence[str]) -> None:
     print(told(found))
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
-    path = write(found, title_of(roots), output_folder(roots, options["output"]), plots=options["plots"])
+    folder = output_folder(roots, options["output"])
+    path = write(found, title_of(roots), folder, plots=options["plots"], pdf=options["pdf"])
     print(f"\npage    {path}\ntables  {path.parent}: comparison.md, comparison.tex, groups.csv, pairs.csv, runs.csv")
 
 
@@ -70,7 +73,7 @@ def output_folder(roots: Sequence[Path], asked: str = "") -> Path:
     return roots[0] / FOLDER if above else Path(FOLDER)
 
 
-def write(found: Study, title: str, folder: Path, plots: bool = True) -> Path:
+def write(found: Study, title: str, folder: Path, plots: bool = True, pdf: bool = False) -> Path:
     """Write tables, plots and the page to ``folder``; gives the page.
 
     Raises:
@@ -79,7 +82,7 @@ def write(found: Study, title: str, folder: Path, plots: bool = True) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_tables(found, title, folder)
-        drawn, notes = _drawn(found, folder) if plots else ([(o, m, []) for o in found.sets for m in found.metrics], [])
+        drawn, notes = _drawn(found, folder, pdf) if plots else _bare(found)
         write_text(folder / PAGE, page.page(found, title, drawn, notes))
     except OSError as fault:
         reason = fault.strerror or os.strerror(fault.errno or 0)
@@ -95,10 +98,14 @@ def _write_tables(found: Study, title: str, folder: Path) -> None:
     write_text(folder / "runs.csv", tables.runs_csv(found))
 
 
-def _drawn(found: Study, folder: Path) -> "tuple[Drawn, list[str]]":
+def _drawn(found: Study, folder: Path, pdf: bool) -> "tuple[Drawn, list[str]]":
     from tl_lightning.studies.illustrate import illustrate  # imports matplotlib
 
-    return illustrate(found, folder)
+    return illustrate(found, folder, pdf)
+
+
+def _bare(found: Study) -> "tuple[Drawn, list[str]]":
+    return [(one, metric, []) for one in found.sets for metric in found.metrics], []
 
 
 def _listed(words: str) -> list[str]:

@@ -14,6 +14,8 @@ from tl_lightning.studies.study import TestSet
 from tl_lightning.values import LOWER_IS_BETTER
 
 COSTS = {"seconds of fit": ("durations", "fit"), "trained parameters": ("parameters", "trained")}
+MOST_NAMED = 7  # groups told apart by colour
+MOST_TICKS = 10
 
 
 def against(one: TestSet, metric: str, key: str) -> Figure:
@@ -65,16 +67,26 @@ def cost(one: TestSet, metric: str) -> Figure | None:
     figure, all_axes = new_figure(3.2, columns=len(known), width=6.6 if len(known) > 1 else 4.4)
     for axes, (name, points) in zip(all_axes, known.items(), strict=True):
         front = pareto(np.array(list(points.values())), metric in LOWER_IS_BETTER)
-        xs, ys = np.array(list(points.values()))[front].T
-        axes.step(xs, ys, where="post", color="#bbbbbb", lw=1.2, zorder=1)
-        for at, (label, (x, y)) in enumerate(points.items()):
-            axes.plot(x, y, ls="", ms=7 if at in front else 5, alpha=1 if at in front else 0.6, label=label, **look(at))
-        spans = max(xs) / max(min(xs), 1e-9)
-        axes.set_xscale("log" if spans > 3 else "linear")
-        axes.set_xlabel(f"{name}, mean over seeds")
+        _scatter(axes, points, front)
+        costs = [x for x, _ in points.values()]
+        axes.set_xscale("log" if max(costs) > 3 * min(costs) > 0 else "linear")
+        axes.set_xlabel(name)
         axes.set_ylabel(f"test {metric}")
-    legend(figure, all_axes[0], len(one.arms[metric]))
+    if len(one.arms[metric]) <= MOST_NAMED:
+        legend(figure, all_axes[0], len(one.arms[metric]))
     return figure
+
+
+def _scatter(axes: Axes, points: dict[str, tuple[float, float]], front: Sequence[int]) -> None:
+    """The groups, those of the front large; where there are many, only these have a colour and their name beside."""
+    xs, ys = np.array(list(points.values()))[front].T
+    axes.step(xs, ys, where="post", color="#bbbbbb", lw=1.2, zorder=1)
+    few = len(points) <= MOST_NAMED
+    for at, (label, (x, y)) in enumerate(points.items()):
+        style = look(at) if few else {"color": "#0072B2" if at in front else "#bbbbbb", "marker": "o"}
+        axes.plot(x, y, ls="", ms=8 if at in front else 5, mec="white", label=label, **style)
+        if at in front and not few:
+            axes.annotate(label, (x, y), (5, -3), textcoords="offset points", fontsize=7, va="top")
 
 
 def _costs(one: TestSet, metric: str, path: tuple[str, str]) -> dict[str, tuple[float, float]]:
@@ -109,7 +121,7 @@ def critical_difference(found: Ranking) -> Figure:
     span = len(labels) - 1
     axes.set_xlim(1 - 0.45 * span, len(labels) + 0.45 * span)
     axes.plot([1, len(labels)], [0, 0], color="black", lw=1.2)
-    for tick in range(1, len(labels) + 1):
+    for tick in range(1, len(labels) + 1, 1 + len(labels) // (MOST_TICKS + 1)):
         axes.plot([tick, tick], [0, 0.12], color="black", lw=1)
         axes.text(tick, 0.2, str(tick), ha="center", va="bottom")
     axes.plot([1, 1 + found.critical], [0.72, 0.72], color="black", lw=1.2, marker="|", ms=6)

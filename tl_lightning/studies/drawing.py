@@ -61,18 +61,21 @@ def legend(figure: Figure, axes: Axes, labels: int) -> None:
     """Below the plot, in as many columns as fit."""
     handles, names = axes.get_legend_handles_labels()
     widest = max(map(len, names), default=1)
-    columns = max(1, min(4, labels, int(95 / (widest + 6))))
+    columns = max(1, min(6, labels, int(100 / (widest + 7))))
     if handles:
         figure.legend(handles, names, loc="outside lower center", ncols=columns)
 
 
-def save(figure: Figure, path: Path) -> str:
-    """Write ``path``.svg and ``path``.pdf; gives the SVG as a data URI."""
+def save(figure: Figure, path: Path, pdf: bool = False) -> tuple[list[str], str]:
+    """Write ``path``.svg, and ``path``.pdf if asked (it takes as long again); gives their names and a data URI."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
-    svg = buffer.getvalue()
-    with aside(path.with_suffix(".svg")) as beside:
+    svg, names = buffer.getvalue(), [f"{path.name}.svg"]
+    with aside(path.with_name(names[0])) as beside:
         beside.write_bytes(svg)
-    with aside(path.with_suffix(".pdf")) as beside:
-        figure.savefig(beside, format="pdf", metadata={"CreationDate": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
+    if pdf:
+        names.append(f"{path.name}.pdf")
+        figure.set_layout_engine("none")  # it is laid out
+        with aside(path.with_name(names[1])) as beside:
+            figure.savefig(beside, format="pdf", metadata={"CreationDate": None})
+    return names, "data:image/svg+xml;base64," + base64.b64encode(svg).decode()

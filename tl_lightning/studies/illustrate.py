@@ -17,7 +17,7 @@ Draw = Callable[[], Figure | None]
 Drawn = list[tuple[TestSet, str, list[Plot]]]
 
 
-def illustrate(study: Study, folder: Path) -> tuple[Drawn, list[str]]:
+def illustrate(study: Study, folder: Path, pdf: bool = False) -> tuple[Drawn, list[str]]:
     """Plots by test set and metric, written to ``folder``, and what is to be said of those not drawn."""
     found: Drawn = []
     notes = []
@@ -26,12 +26,12 @@ def illustrate(study: Study, folder: Path) -> tuple[Drawn, list[str]]:
             for metric in study.metrics:
                 suffix = _suffix(study, one, metric)
                 drawn = [
-                    Plot(f"{name}{suffix}", save(figure, folder / f"{name}{suffix}"), caption)
+                    Plot(*save(figure, folder / f"{name}{suffix}", pdf), caption)
                     for name, caption, draw in _plots(study, one, metric)
                     if (figure := draw()) is not None
                 ]
                 if number == 0:
-                    drawn += _rank(study, metric, folder, notes)
+                    drawn += _rank(study, metric, folder, notes, pdf)
                 found.append((one, metric, drawn))
     return found, notes
 
@@ -62,7 +62,7 @@ def _plots(study: Study, one: TestSet, metric: str) -> list[tuple[str, str, Draw
     return listed
 
 
-def _rank(study: Study, metric: str, folder: Path, notes: list[str]) -> list[Plot]:
+def _rank(study: Study, metric: str, folder: Path, notes: list[str], pdf: bool) -> list[Plot]:
     found = ranking(study, metric)
     if not isinstance(found, Ranking):
         notes.append(f"critical-difference diagram ({metric}) {found}")
@@ -70,5 +70,5 @@ def _rank(study: Study, metric: str, folder: Path, notes: list[str]) -> list[Plo
     name = f"ranks{_suffix(study, study.sets[0], metric) if len(study.metrics) > 1 else ''}"
     caution = "" if len(study.sets) > 1 else "; over seeds it speaks of this test set alone"
     said = f"Mean ranks over {found.blocks} {found.over} (Friedman p = {found.p:.2g}); bars join groups that"
-    uri = save(diagrams.critical_difference(found), folder / name)
-    return [Plot(name, uri, f"{said} Nemenyi's test does not tell apart{caution}")]
+    saved = save(diagrams.critical_difference(found), folder / name, pdf)
+    return [Plot(*saved, f"{said} Nemenyi's test does not tell apart{caution}")]

@@ -11,34 +11,23 @@ from tl_lightning.studies.tables import Rows
 from tl_lightning.studies.verdicts import verdict
 
 METHOD = """\
-Seeds are repetitions of one configuration. "Over seeds" is the t-interval of the mean over seeds; "over test examples" is
-the percentile bootstrap over test examples of the same mean: the one speaks of training again, the other of another draw
-of examples. A comparison counts both: its variance is the variance of the paired differences over seeds plus the part of
-the examples that more seeds do not take away (examples crossed with seeds, as in Clark, 1973; see Bouthillier et al.,
-2021). The half width of its interval is the mean of Cochran's and Satterthwaite's; experiments/comparison_validity
-measures on simulated studies how often it is wrong. p-values of all pairs are corrected together (Holm, 1979). "About k
-seeds more" is what would find a difference as large as the one seen with a power of 80%: an estimate from a small study.
-What the training data add to chance is not counted unless they change with the seed."""
+Seeds are repetitions of one configuration. "Over seeds" is the t-interval of the mean over seeds; "over test examples"
+is the percentile bootstrap over test examples of the same mean: the one speaks of training again, the other of another
+draw of examples. A comparison counts both: its variance is the variance of the paired differences over seeds plus the
+part of the examples that more seeds do not take away (examples crossed with seeds, as in Clark, 1973; see Bouthillier
+et al., 2021). The half width of its interval is the mean of Cochran's and Satterthwaite's, which simulated studies with
+a known truth bear out (experiments/comparison_validity). The p-values of all pairs are corrected together (Holm, 1979).
+"About k seeds more" is what would find a difference as large as the one seen with a power of 80%: an estimate from a
+small study. What the choice of training data adds to chance is not counted unless they change with the seed."""
 
-CSS = """\
-:root{color-scheme:light}body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;color:#222;
-background:#fff;max-width:60rem;margin:2rem auto;padding:0 1.2rem}h1{font-size:1.5rem;margin:0 0 .2rem}h2{font-size:1.15rem;
-margin:2.4rem 0 .6rem;border-bottom:1px solid #ddd;padding-bottom:.25rem}h3{font-size:1rem;margin:1.6rem 0 .4rem}
-.meta{color:#666;margin:0 0 1rem}.verdict{background:#eef5fa;border-left:4px solid #0072b2;padding:.7rem 1rem;margin:1rem 0}
-.verdict p{margin:.25rem 0}.verdict p:first-child{font-weight:600}.notes{background:#fdf4e7;border-left:4px solid #e69f00;
-padding:.6rem 1rem;overflow-wrap:anywhere}.notes ul,.verdict ul{margin:.2rem 0;padding-left:1.2rem}.wide{overflow-x:auto}
-table{border-collapse:collapse;font-size:.87rem;font-variant-numeric:tabular-nums;margin:.6rem 0}th,td{padding:.28rem .7rem;
-text-align:right;white-space:nowrap}th{border-bottom:2px solid #333;font-weight:600}td{border-bottom:1px solid #eee}
-th:first-child,td:first-child{text-align:left}tbody tr:hover{background:#f6f9fb}figure{margin:1rem 0}img{max-width:100%;
-height:auto}figcaption,.method{color:#555;font-size:.87rem}details{margin:.6rem 0}summary{cursor:pointer;color:#0072b2}
-"""
+CSS = Path(__file__).parents[1] / "assets" / "comparison.css"
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot on the page: where its files are (``NAME.svg``, ``NAME.pdf``), its picture, what it shows."""
+    """A plot on the page: the names of its files beside the page, its picture as a data URI, what it shows."""
 
-    name: str
+    files: list[str]
     uri: str
     caption: str
 
@@ -58,7 +47,7 @@ def page(study: Study, title: str, plots: Sequence[tuple[TestSet, str, list[Plot
         [
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width,initial-scale=1">',
-            f"<title>{escape(title)}</title><style>{CSS}</style></head><body>",
+            f"<title>{escape(title)}</title><style>{CSS.read_text()}</style></head><body>",
             f"<h1>{escape(title)}</h1><p class=meta>{escape(count)}; metric: {escape(', '.join(study.metrics))}</p>",
             *(_notes([*study.notes, *extra])),
             *sections,
@@ -94,7 +83,7 @@ def _notes(notes: Sequence[str]) -> list[str]:
 
 
 def _figure(plot: Plot) -> str:
-    links = f'<a href="{plot.name}.pdf">pdf</a>, <a href="{plot.name}.svg">svg</a>'
+    links = ", ".join(f'<a href="{name}">{name}</a>' for name in plot.files)
     caption = f"<figcaption>{escape(plot.caption)} ({links})</figcaption>"
     return f'<figure><img alt="{escape(plot.caption)}" src="{plot.uri}">{caption}</figure>'
 

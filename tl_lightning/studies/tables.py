@@ -50,7 +50,17 @@ def pair_rows(one: TestSet, metric: str) -> Rows:
         verdict = "one seed: no verdict" if found.one_seed else "better" if clear(pair) else needed(found)
         seeds = f"{found.seeds}" if pair.paired else f"{found.seeds}, unpaired"
         amounts = [f"{by:.3g}", f"{low:.3g} to {high:.3g}"]
-        rows.append([pair.better, pair.worse, *amounts, p_word(found.p), p_word(pair.p), seeds, verdict])
+        rows.append(
+            [
+                pair.better,
+                pair.worse,
+                *amounts,
+                p_word(found.p).removeprefix("= "),
+                p_word(pair.p).removeprefix("= "),
+                seeds,
+                verdict,
+            ]
+        )
     return rows
 
 

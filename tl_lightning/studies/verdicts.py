@@ -42,7 +42,7 @@ def _headline(metric: str, pairs: Sequence[Pair], labels: Sequence[str]) -> str:
 
 def _listed(labels: Sequence[str], most: int = 6) -> str:
     more = f" and {len(labels) - most} others" if len(labels) > most else ""
-    return ", ".join(labels[:most]) + more
+    return ("; " if any("," in label for label in labels) else ", ").join(labels[:most]) + more
 
 
 def clear(pair: Pair) -> bool:
@@ -54,13 +54,12 @@ def sentence(pair: Pair, metric: str, comparisons: int) -> str:
     """What can be said of two groups."""
     found, a, b = pair.contrast, pair.better, pair.worse
     low, high = _bounds(pair, metric)
-    p = f"p = {p_word(found.p)}"
-    holm = f"{p_word(pair.p)} by Holm's correction for {comparisons} comparisons"
+    p = f"p {p_word(found.p)}"
+    corrected = f", by Holm over {comparisons} comparisons {p_word(pair.p)}" if comparisons > 1 else ""
     seeds = f"{found.seeds} seeds{' each' if pair.paired else ' or more each, none in common'}"
     if found.one_seed:
         return _one_seed(pair, metric)
     if clear(pair):
-        corrected = f", {holm}" if comparisons > 1 else ""
         caution = "; few seeds" if found.seeds < FEW_SEEDS else ""
         return (
             f"{a} is better than {b} by {amount(low, high, metric)} (95% interval; {p}{corrected}; {seeds}{caution})."
@@ -68,7 +67,9 @@ def sentence(pair: Pair, metric: str, comparisons: int) -> str:
     if found.difference == 0:
         return f"{a} and {b} came out the same."
     if found.p < ALPHA:
-        return f"{a} and {b} are not distinguishable: {amount(low, high, metric)} apart, {p}, but {holm}; {seeds}."
+        return (
+            f"{a} and {b} are not distinguishable: {amount(low, high, metric)} apart, {p}, but{corrected[1:]}; {seeds}."
+        )
     return f"{a} and {b} are not distinguishable ({amount(low, high, metric)}; {p}; {seeds}): {_needed(pair)}."
 
 
@@ -118,5 +119,5 @@ def amount(low: float, high: float, metric: str) -> str:
 
 
 def p_word(p: float) -> str:
-    """A p-value with two digits that count."""
-    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+    """A p-value with two digits that count, as it stands behind a p."""
+    return "< 0.001" if p < 0.001 else f"= {p:.2g}"
