@@ -28,6 +28,7 @@ ROOT = {field.name: field for field in fields(RunConfig)}
 WORDS = {"on_nan": Literal["stop", "skip"]}  # legal words, which the typed root cannot hold
 SCALARS = {name: WORDS.get(name, hint) for name, hint in typing.get_type_hints(RunConfig).items() if hint is not Any}
 FAMILY = re.compile(r"[\w(\[][^/\\]*")  # a run's family is one folder
+EITHER = ("callbacks", "average")  # groups whose parts are made whole, or take what a run hands to them
 DEEPEST = 16
 SHOWN = 80
 
@@ -137,7 +138,7 @@ def _part_faults(path: str, node: Mapping[str, Any], group: str) -> Iterator[str
     if faults or group not in (*SUPPLIED, "backbone", "objective", "strategy"):
         return
     partial = node.get("_partial_", False)
-    if group != "callbacks" and partial is not (group in SUPPLIED):
+    if group not in EITHER and partial is not (group in SUPPLIED):
         yield f"{path}._partial_={str(partial).lower()}: {str(group in SUPPLIED).lower()} is expected"
     elif partial:
         taken = inspect.signature(locate(node["_target_"])).parameters
