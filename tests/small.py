@@ -110,7 +110,7 @@ def descend(task: TransferTask, rows: list[Batch], gradients: Callable[[Transfer
         with torch.no_grad():
             for parameter in task.parameters():
                 if parameter.grad is not None:
-                    parameter -= LR * parameter.grad
+                    parameter.sub_(LR * parameter.grad)
 
 
 def same(one: nn.Module, other: nn.Module, atol: float = 1e-6) -> None:

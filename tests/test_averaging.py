@@ -203,7 +203,7 @@ def test_swa_measures_the_statistics_of_the_mean(tmp_path: Path) -> None:
     best = _loaded(tmp_path, "best")["state_dict"]
     by_hand = task_of(FineTuning(), "norm")
     by_hand.load_state_dict(best)
-    torch.optim.swa_utils.update_bn([inputs["x"] for inputs, _, _ in rows], _OnX(by_hand))  # type: ignore[arg-type]
+    torch.optim.swa_utils.update_bn([inputs["x"] for inputs, _, _ in rows], _OnX(by_hand))
     for name, value in _norm(by_hand).named_buffers():
         if name != "num_batches_tracked":
             torch.testing.assert_close(best[f"backbone.layers.1.0.{name}"], value)
@@ -221,7 +221,7 @@ class _OnX(nn.Module):
 
 
 def test_ema_averages_the_statistics(tmp_path: Path) -> None:
-    average = EMA(0.9, warmup=False)
+    average = EMA(0.9, decay_warmup=False)
     _, trail = _fit(average, tmp_path, task_of(FineTuning(), "norm"))
     name = "backbone.layers.1.0.running_var"
     wanted = trail.weights[0][name]
@@ -337,6 +337,34 @@ def _curves(folder: Path) -> list[tuple[str, str, str]]:
 
 def test_there_are_four() -> None:
     assert WORDS == ["ema", "greedy_soup", "soup", "swa"]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_stored_configuration_passes_the_check_again(word: str, compose: Compose) -> None:
+    full = check(compose(f"average={word}"))
+    assert check(full) == full
+    assert len(full["average"]) >= 3, "with its defaults"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("average=ema", "average.decay=1"), "average.decay=1: at least 0 and below 1"),
+        (("average=swa", "average.start=-0.1"), "average.start=-0.1: at least 0 and below 1"),
+        (("average=soup", "average.k=1"), "average.k=1: at least 2"),
+        (("average=soup", "average.monitor=val/f1"), "average.monitor: Soup takes no monitor"),
+        (("average=ema", "average.deacy=0.9"), "average.deacy: EMA takes no deacy; did you mean decay?"),
+    ],
+)
+def test_planted_faults_are_told(words: tuple[str, ...], message: str, compose: Compose) -> None:
+    with pytest.raises(UserError) as caught:
+        check(compose(*words))
+    assert message in str(caught.value)
+
+
+def test_an_average_that_is_no_group(compose: Compose) -> None:
+    with pytest.raises(UserError, match="average=ema: a group's name is expected"):
+        check({**compose(), "average": "ema"})
 
 
 def test_whole_runs_report_the_average_and_train_as_without(words: list[str], compose: Compose, tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ def test_a_word_goes_with_any_strategy_and_is_one_itself(word: str, compose: Com
     assert beside.pop("layer_decay") == 0.9
     assert alone.pop("layer_decay") == 1.0
     assert alone == beside
+    full = check(compose(f"strategy={word}"))
+    assert check(full) == full
     assert alone["regularizer"]["_target_"].startswith("tl_lightning.strategies.")
     assert "regularizer" not in compose(f"regularizer={word}"), "it stands in the strategy's node alone"
 
@@ -102,7 +104,8 @@ def test_l2_sp_is_the_penalty_of_the_paper() -> None:
     def gradients(task: TransferTask, batch: Batch) -> None:
         apart = sum(((p - start[name]) ** 2).sum() for name, p in task.backbone.named_parameters())
         head = sum((p**2).sum() for p in task.head.parameters())
-        (_loss(task, batch) + alpha / 2 * apart + beta / 2 * head).backward()
+        loss: Tensor = _loss(task, batch) + alpha / 2 * apart + beta / 2 * head
+        loss.backward()  # type: ignore[no-untyped-call]
 
     descend(by_hand, rows, gradients)
     fit(task, rows)
@@ -323,8 +326,7 @@ class NewPartsOnly(FineTuning):
 
     def edit(self, task: TransferTask) -> None:
         task.backbone.requires_grad_(False)
-        last = task.backbone.layers[1]  # type: ignore[index]
-        last.append(nn.Linear(6, 6))
+        task.backbone.layers[1].append(nn.Linear(6, 6))  # type: ignore[index, union-attr]
 
     def _freeze(self, task: TransferTask, frozen: int) -> None:
         task.backbone.layers[1][-1].requires_grad_(True)  # type: ignore[index]

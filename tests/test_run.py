@@ -244,6 +244,47 @@ def test_the_test_split_is_not_read_before_the_fit_is_over(
     assert [what for what in seen if what.startswith("test")] == [f"test at step {STEPS}"]
 
 
+def test_no_test_row_is_read_before_the_fit_is_over(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever way it is asked for: a batch, its texts or its targets, by a loader or by hand."""
+    from lightning.pytorch import Trainer as RealTrainer
+
+    from tl_lightning.data import TextFiles
+    from tl_lightning.data.dataset import TextDataset
+
+    sealed: list[TextDataset] = []
+    read: list[int] = []
+    setup, item, test = TextFiles.setup, TextDataset.__getitem__, RealTrainer.test
+
+    def sealing(self: TextFiles, stage: str = "") -> None:
+        setup(self, stage)
+        if stage != "test":  # Lightning calls it once more for the test itself
+            sealed[:] = [self._parts["test"]]
+
+    def guarded(self: TextDataset, positions: Any) -> Any:
+        assert self not in sealed, "a test row was read before the end of fit"
+        read.append(len(positions))
+        return item(self, positions)
+
+    def opening(self: RealTrainer, *args: Any, **kwargs: Any) -> Any:
+        sealed.clear()
+        return test(self, *args, **kwargs)
+
+    monkeypatch.setattr(TextFiles, "setup", sealing)
+    monkeypatch.setattr(TextDataset, "__getitem__", guarded)
+    monkeypatch.setattr(RealTrainer, "test", opening)
+    config["trainer"]["max_epochs"] = 1
+    run(config, tmp_path / "run")
+    assert sum(read) == 96, "64 to train on, 16 to select and, at the end, 16 to test"
+    sealed_again = pytest.raises(AssertionError, match="before the end of fit")
+    monkeypatch.setattr(
+        RealTrainer, "fit", lambda self, task, datamodule, **_: next(iter(datamodule.test_dataloader()))
+    )
+    with sealed_again:
+        run(config, tmp_path / "peeks")
+
+
 def test_secrets_on_the_command_line_stay_out_of_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
     from tl_lightning import record
 

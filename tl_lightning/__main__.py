@@ -6,7 +6,9 @@ Only Hydra is imported here; torch and Lightning cost seconds and come when a co
 import errno
 import os
 import re
+import shutil
 import sys
+import time
 import traceback
 from contextlib import suppress
 from difflib import get_close_matches
@@ -21,21 +23,23 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tl_lightning.commands import COMMANDS
-from tl_lightning.config import RunConfig, config_folder, experiments, register
-from tl_lightning.errors import UserError, first_line
+from tl_lightning.config import OURS, config_folder, experiments, hydra_word, register
+from tl_lightning.errors import ToldError, UserError, first_line
+from tl_lightning.studies.search import add_to_hydra
 
+DEEPEST = 16  # dots in a key
 HELP_WORDS = {"help", "-h", "--help"}
 FULL_ERROR = "HYDRA_FULL_ERROR"
 USER_FAULT, OUR_FAULT = 2, 1
-DOTTED = re.compile(r"^[A-Za-z_]\w*(\.[\w-]+)+=")
 UNKNOWN_KEY = re.compile(
     r"'([\w.]+)' (?:is not in struct|not in 'RunConfig')|Could not (?:override|append to config)[^']*'([\w./]+)'"
 )
-OURS = tuple(RunConfig.__dataclass_fields__)
+READERS = ("hydra", "omegaconf", "antlr4", "yaml")
 
 
 def main() -> None:
     """Run the command on the command line and exit: 0 done, 1 our fault, 2 the user's, 130 or 143 by a signal."""
+    started = time.time()
     register()
     words = sys.argv[1:]
     if not words or HELP_WORDS & set(words):
@@ -52,14 +56,8 @@ def main() -> None:
     except JobError as fault:  # Hydra ends a multirun with a failed job before its closing callback
         from tl_lightning.studies.multirun import show
 
-        show(fault.folder)
+        show(fault.folder, started)
         sys.exit(fault.exit_code)
-    except MissingConfigException as fault:
-        sys.exit(tell(fault, full=shown == "1"))
-    except OSError as fault:  # jobs tell their own faults: this is Hydra making the run directory
-        sys.exit(tell(UserError(_unwritable(fault)), full=shown == "1"))
-    except ValueError as fault:  # and this is Hydra not taking a word
-        sys.exit(tell(UserError(str(fault)), full=shown == "1"))
     except Exception as fault:
         sys.exit(tell(fault, full=shown == "1"))
     except BaseException as fault:
@@ -82,29 +80,22 @@ def overrides(words: list[str]) -> list[str]:
         if words[0] not in COMMANDS:
             raise UserError(f"There is no command {words[0]}; there is: {', '.join(COMMANDS)}")
         words = words[1:]
+    for word in words:
+        if word.partition("=")[0].count(".") > DEEPEST:
+            raise UserError(f"{word[:80]}...: nested more than {DEEPEST} deep")
     # argparse takes the overrides only in one piece: options such as --multirun go before them.
-    return sorted(map(_override, words), key=_is_override)
+    return sorted(map(hydra_word, words), key=_is_override)
 
 
 def _is_override(word: str) -> bool:
     return not word.startswith("-") and ("=" in word or word.startswith(("+", "~")))
 
 
-def _override(word: str) -> str:
-    if word.startswith("experiment="):
-        return f"+{word}"
-    if word.startswith("regularizer."):  # the group's node stands in the strategy's
-        word = f"strategy.{word}"
-    if DOTTED.match(word) and word.split(".")[0] in OURS:
-        return f"++{word}"
-    return word
-
-
 class JobError(Exception):
     """A fault of one job of a multirun, already explained; the other jobs go on."""
 
     def __init__(self, exit_code: int, folder: Path) -> None:
-        super().__init__(exit_code)
+        super().__init__(exit_code, folder)  # all of it, so that it can be sent between processes
         self.exit_code = exit_code
         self.folder = folder
 
@@ -113,7 +104,7 @@ def _hydra(shown: str | None) -> None:
     # Hydra would print a fault itself and exit with 1; with this set it lets main() explain it.
     os.environ[FULL_ERROR] = "1"
 
-    def job(cfg: DictConfig) -> float:
+    def job(cfg: DictConfig) -> Any:
         _restore(shown)  # the processes that a job starts see what the user set
         try:
             return _job(cfg)
@@ -127,7 +118,15 @@ def _hydra(shown: str | None) -> None:
             os.environ[FULL_ERROR] = "1"
 
     try:
+        add_to_hydra()
         hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")(job)()
+    except JobError:
+        raise
+    except Exception as fault:
+        told = of_hydra(fault)
+        if told is fault:
+            raise
+        raise told from fault
     finally:
         _restore(shown)
 
@@ -144,28 +143,31 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def _job(cfg: DictConfig) -> float:
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+def _job(cfg: DictConfig) -> Any:
     from tl_lightning.check import check
 
-    config = check(config)
+    try:
+        config = check(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+    except RecursionError:
+        raise UserError("The configuration is nested too deep") from None
     from tl_lightning.run import run
+    from tl_lightning.studies.apart import end_with_parent
+    from tl_lightning.studies.jobs import job
+    from tl_lightning.studies.ticket import ticket
 
     hydra_config = HydraConfig.get()
-    choices = hydra_config.runtime.choices
-    typed = [word.lstrip("+") for word in hydra_config.overrides.task]
-    groups = ("backbone", "data", "strategy", "objective", "regularizer", "average")
-    tags = [f"{group}:{choices[group]}" for group in groups if choices.get(group)]
-    return run(
-        config,
-        Path(hydra_config.runtime.output_dir),
-        tags,
-        [w for w in typed if not w.startswith("experiment=")],
-    )
+    folder, multirun = Path(hydra_config.runtime.output_dir), hydra_config.mode == RunMode.MULTIRUN
+    known = ticket(multirun)
+    if multirun:
+        return job(config, folder, known)
+    end_with_parent()
+    return run(config, folder, known.tags, known.overrides, known.job(config))
 
 
 def tell(fault: BaseException, full: bool) -> int:
     """Print a fault as its reader needs it, and return the exit code."""
+    if isinstance(fault, ToldError):
+        return fault.exit_code
     message = explained(fault)
     if message is None or full:
         traceback.print_exception(fault)
@@ -184,9 +186,10 @@ def explained(fault: BaseException) -> str | None:
         return _composition(fault)
     if isinstance(fault, OSError) and fault.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
         return _unwritable(fault)
-    if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = fault.filename or "while writing"
-        return f"The disk is full ({where}): make room, or output_dir=FOLDER, data.cache_dir=FOLDER"
+    if isinstance(fault, OSError) and (text := _full(fault)):
+        return text
+    if type(fault).__module__.split(".")[0] in ("submitit", "joblib"):
+        return f"The process of a job ended ({first_line(fault)}): the same command with resume=auto does what is left"
     if type(fault).__name__ == "OutOfMemoryError" or isinstance(fault, MemoryError):
         return (
             "Out of memory: a smaller data.batch_size (with trainer.accumulate_grad_batches raised as much),"
@@ -195,8 +198,36 @@ def explained(fault: BaseException) -> str | None:
     return None
 
 
+def of_hydra(fault: Exception) -> Exception:
+    """What Hydra itself raises while it reads words and files is about those; jobs have told their own faults."""
+    if explained(fault) is not None:
+        return fault
+    if isinstance(fault, RecursionError):
+        return UserError("The configuration is nested too deep")
+    if isinstance(fault, OSError):  # Hydra making the run directory
+        return UserError(_unwritable(fault))
+    last = traceback.extract_tb(fault.__traceback__)[-1].filename
+    if isinstance(fault, ValueError) or any(f"{os.sep}{name}{os.sep}" in last for name in READERS):
+        return UserError(f"Hydra cannot read this command or one of its files: {first_line(fault)}")
+    return fault
+
+
 def _unwritable(fault: OSError) -> str:
     return f"{fault.filename} cannot be written ({fault.strerror}): choose another folder, such as output_dir=FOLDER"
+
+
+def _full(fault: OSError) -> str | None:
+    if fault.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    where = fault.filename or "while writing"
+    return f"The disk is full ({where}{_free(fault.filename)}): make room, or output_dir=FOLDER, data.cache_dir=FOLDER"
+
+
+def _free(path: str | None) -> str:
+    with suppress(OSError, TypeError):
+        usage = shutil.disk_usage(Path(path or ".").absolute().parent)
+        return f"; {usage.free / 1e6:.1f} of {usage.total / 1e6:.0f} MB are free there"
+    return ""
 
 
 def _missing_config(fault: MissingConfigException) -> str:
@@ -214,7 +245,7 @@ def _composition(fault: BaseException) -> str:
     text = "\n".join(dict.fromkeys(causes))
     unknown = UNKNOWN_KEY.search(text)
     key = re.split(r"[./]", unknown.group(1) or unknown.group(2))[0] if unknown else None
-    if key is None or key in OURS:
+    if key is None or key in (*OURS, "hydra"):
         return text
     close = get_close_matches(key, [*OURS, "experiment"], n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]}?" if close else ""

@@ -131,14 +131,14 @@ class EMA(Average):
 
     Args:
         decay: share of the old average that stays at a step.
-        warmup: begin with a smaller decay, ``1 - (1 + step) ** (-2 / 3)``, as timm does: a short training is not
+        decay_warmup: begin with a smaller decay, ``1 - (1 + step) ** (-2 / 3)``, as timm does: a short training is not
             held back by its first weights (0.99 is reached after 1000 steps, 0.999 after 31,600).
     """
 
-    def __init__(self, decay: float = 0.999, warmup: bool = True) -> None:
+    def __init__(self, decay: float = 0.999, decay_warmup: bool = True) -> None:
         super().__init__()
         self.decay = decay
-        self.warmup = warmup
+        self.decay_warmup = decay_warmup
 
     def due(self, trainer: Trainer) -> bool:
         """Always."""
@@ -152,7 +152,7 @@ class EMA(Average):
 
     def update(self, values: list[Tensor], current: list[Tensor]) -> None:
         """One step."""
-        decay = min(self.decay, 1 - (2 + self.count) ** (-2 / 3)) if self.warmup else self.decay
+        decay = min(self.decay, 1 - (2 + self.count) ** (-2 / 3)) if self.decay_warmup else self.decay
         torch._foreach_lerp_(values, current, 1 - decay)
 
 

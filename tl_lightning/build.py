@@ -11,13 +11,16 @@ import lightning
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import Logger
 
 from tl_lightning.averaging import Average
 from tl_lightning.callbacks import Best, Throughput
 from tl_lightning.checkpoints import AsideCheckpointIO
+from tl_lightning.errors import UserError, first_line
 from tl_lightning.interrupt import StopAtStep
+from tl_lightning.job import ALONE, Job
 from tl_lightning.objectives import mode
 from tl_lightning.soup import Soup
 from tl_lightning.task import TransferTask
@@ -72,11 +75,12 @@ def learner(config: Mapping[str, Any]) -> tuple[TransferTask, Any]:
         num_outputs=data.num_outputs,
         classes=data.classes,
         config=dict(config),
+        on_nan=config.get("on_nan", "stop"),
     )
     return task, data
 
 
-def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[str]) -> Parts:
+def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[str], job: Job = ALONE) -> Parts:
     """Make all parts of one run."""
     task, data = learner(config)
     monitor = task.objective.monitor
@@ -89,12 +93,17 @@ def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[
     average = _callback(config["average"], known) if config.get("average") else None
     throughput = Throughput()
     loggers = make(config["logger"])(
-        folder=folder, name=_run_name(config, folder), group=config["name"], tags=tags, config=dict(config)
+        folder=folder,
+        name=_run_name(config, folder),
+        group=job.group or config["name"],
+        tags=tags,
+        config=dict(config),
+        job_type=job.kind,
     )
     best = next((callback for callback in callbacks if isinstance(callback, Best)), None)
     if average is not None:  # best.ckpt holds the averaged weights, last.ckpt those that train on
         callbacks.insert(callbacks.index(best) + 1 if best else 0, average)
-    trainer = make_trainer(config["trainer"], data, [*callbacks, throughput, stop], loggers, folder)
+    trainer = make_trainer(config["trainer"], data, [*callbacks, throughput, stop, *job.callbacks], loggers, folder)
     return Parts(task, data, trainer, best, throughput, average)
 
 
@@ -120,13 +129,16 @@ def make_trainer(
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32 for the float32 products that remain
     plugins = settings.pop("plugins", None) or []
-    trainer: Trainer = make(settings)(
-        callbacks=callbacks,
-        logger=loggers,
-        default_root_dir=folder,
-        use_distributed_sampler=False,
-        plugins=[AsideCheckpointIO(), *plugins],
-    )
+    try:
+        trainer: Trainer = make(settings)(
+            callbacks=callbacks,
+            logger=loggers,
+            default_root_dir=folder,
+            use_distributed_sampler=False,
+            plugins=[AsideCheckpointIO(), *plugins],
+        )
+    except (MisconfigurationException, ValueError) as fault:  # what no annotation says: such a device is not here
+        raise UserError(f"trainer: {first_line(fault)}") from fault
     steps = max(1, len(data.train_dataloader()) // trainer.world_size)
     every = min(settings.get("log_every_n_steps") or LOG_EVERY, steps)  # a short epoch logs too
     trainer.log_every_n_steps = every  # type: ignore[attr-defined]

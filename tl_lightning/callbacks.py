@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from tl_lightning.finite import NotFiniteError
 from tl_lightning.interrupt import Interrupted
 
 Mode = Literal["min", "max"]
@@ -58,9 +60,20 @@ class Best(ModelCheckpoint):
         return {**super().state_dict(), "metrics": self.metrics, "epoch": self.epoch, "step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """With the metrics of the best validation."""
-        super().load_state_dict(state_dict)
+        """With the metrics of the best validation; where the run directory has moved, its checkpoint has too."""
+        super().load_state_dict(self._moved_here(state_dict))
         self.metrics, self.epoch, self.step = (state_dict[k] for k in ("metrics", "epoch", "step"))
+
+    def _moved_here(self, state: dict[str, Any]) -> dict[str, Any]:
+        # Lightning forgets the best score where the folder's name differs from the stored one.
+        folder = Path(self.dirpath or "")
+
+        def here(path: str) -> str:
+            return str(folder / Path(path).name) if path else path
+
+        paths = {name: here(state[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        kept = {here(path): score for path, score in state["best_k_models"].items()}
+        return {**state, **paths, "best_k_models": kept, "dirpath": self.dirpath}
 
 
 class Last(Checkpoint):
@@ -87,8 +100,8 @@ class Last(Checkpoint):
         self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save where a signal, not a fault, ended the training."""
-        if trainer.state.fn == "fit" and isinstance(exception, (Interrupted, SIGTERMException)):
+        """Save where a signal ended the training, or a step that was not taken."""
+        if trainer.state.fn == "fit" and isinstance(exception, (Interrupted, SIGTERMException, NotFiniteError)):
             self._save(trainer)
 
 
@@ -107,8 +120,7 @@ class Patience(EarlyStopping):
 
 
 def _settled(trainer: Trainer, pl_module: LightningModule) -> bool:
-    strategy: Any = pl_module.strategy
-    return bool(trainer.current_epoch >= strategy.settled_at)
+    return bool(trainer.current_epoch >= pl_module.strategy.settled_at)  # type: ignore[operator, union-attr]
 
 
 def early_stopping(monitor: str, mode: Mode, folder: Path, patience: int = 3, min_delta: float = 0.0) -> EarlyStopping:
@@ -149,6 +161,40 @@ class RandomState(Callback):
         if len(self._loaded["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all([state.cpu() for state in self._loaded["cuda"]])
         self._loaded = None
+
+
+class Pruning(Callback):
+    """Ends a training after a validation that a judge finds hopeless.
+
+    Args:
+        monitor: the metric that is judged.
+        judge: takes the number of the validation, from 1, and the metric; whether to end.  Asked on the first
+            process alone.
+    """
+
+    def __init__(self, monitor: str, judge: Callable[[int, float], bool]) -> None:
+        self.monitor = monitor
+        self.pruned = False
+        self._judge = judge
+        self._validations = 0
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask, and end on all processes."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        self._validations += 1
+        value = float(trainer.callback_metrics[self.monitor])
+        hopeless = trainer.is_global_zero and self._judge(self._validations, value)
+        self.pruned = bool(trainer.strategy.broadcast(hopeless))
+        trainer.should_stop = trainer.should_stop or self.pruned
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many validations there were."""
+        return {"validations": self._validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Count on."""
+        self._validations = state_dict["validations"]
 
 
 class Throughput(Callback):

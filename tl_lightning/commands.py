@@ -22,7 +22,10 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "fit": Command("fine-tune, then test the best checkpoint (the default)"),
+    "compare": Command("which choice was better, over seeds and test examples", "tl_lightning.studies.compare"),
     "wise_ft": Command("the curve between a run's pretrained and fine-tuned weights", "tl_lightning.studies.wise_ft"),
+    "sync": Command("upload the offline runs of a folder to W&B: sync [dir=outputs] [timeout=60]", "tl_lightning.sync"),
+    "runs": Command("list runs by their records", "tl_lightning.studies.listing"),
 }
 
 

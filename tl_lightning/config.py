@@ -1,11 +1,18 @@
 """The typed root of a configuration, and where its files are."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hydra._internal.hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tl_lightning import guard
+from tl_lightning.studies.settings import Settings
 
 PACKAGE_FOLDER = Path(__file__).parent
 
@@ -28,6 +35,7 @@ class RunConfig:
     name: str = "run"  # of the run's family: runs of one name are compared
     seed: int = 0
     output_dir: str = "outputs"
+    on_nan: str = "stop"  # or skip: what to do with a batch whose loss or gradient is NaN or infinite
     resume: str | None = None  # null, auto (the newest unfinished run of this configuration), or a run directory
 
 
@@ -50,9 +58,51 @@ HYDRA = {
 }
 
 
+OURS = tuple(RunConfig.__dataclass_fields__)
+ADDED = ("experiment=", "search=")  # groups that no defaults list names
+DOTTED = re.compile(r"^[A-Za-z_]\w*(\.[\w-]+)+=")
+
+
+def hydra_word(word: str) -> str:
+    """What is typed as what Hydra takes: ``experiment=x`` as ``+experiment=x``, ``data.shots=8`` with ``++``."""
+    if word.startswith(ADDED):
+        return f"+{word}"
+    if word.startswith("regularizer."):  # the group's node stands in the strategy's
+        word = f"strategy.{word}"
+    if DOTTED.match(word) and word.split(".")[0] in OURS:
+        return f"++{word}"
+    return word
+
+
+class GuardedLoader(ConfigLoaderImpl):
+    """Refuses a composed configuration by which Hydra itself would run foreign code, before Hydra makes any of it.
+
+    It travels with the jobs that a launcher starts elsewhere.
+    """
+
+    def load_configuration(
+        self, config_name: str | None, overrides: list[str], *args: Any, **kwargs: Any
+    ) -> DictConfig:
+        """As Hydra's own, then checked."""
+        OmegaConf.register_new_resolver("oc.env", guard.environment, replace=True)
+        config = super().load_configuration(config_name, overrides, *args, **kwargs)
+        node: dict[str, Any] = OmegaConf.to_container(config.hydra, resolve=False)  # type: ignore[assignment]
+        guard.refuse(node, overrides, lambda path: _selected(config, path))
+        return config
+
+
+def _selected(config: DictConfig, path: str) -> Any:
+    try:
+        return OmegaConf.select(config, path)
+    except OmegaConfBaseException:  # known only later; where it is used, a node is checked again
+        return None
+
+
 def register() -> None:
-    """Make the typed root and Hydra's settings known to Hydra."""
+    """Make the typed root and Hydra's settings known to Hydra, and look at what Hydra composes."""
+    hydra._internal.hydra.ConfigLoaderImpl = GuardedLoader  # type: ignore[attr-defined]
     store = ConfigStore.instance()
+    store.store(group="hydra/sweeper", name="search", node=Settings)
     store.store(name="run_config", node=RunConfig)
     store.store(name="hydra_settings", node={"hydra": HYDRA}, package="_global_")
 

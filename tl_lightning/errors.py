@@ -11,6 +11,14 @@ class UserError(Exception):
     """
 
 
+class ToldError(Exception):
+    """A fault of another process of a run, which has said what there is to say."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
 def first_line(fault: BaseException) -> str:
     """What a library's fault says, in one line of a message; its name where it says nothing."""
     return (str(fault).strip().splitlines() or [type(fault).__name__])[0][:LONGEST]

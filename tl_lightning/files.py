@@ -30,10 +30,25 @@ def located(name: str) -> Path:
 
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
-    """A file beside ``path`` to write to, renamed over it where the block ends well: never half a file."""
+    """A file beside ``path`` to write to, renamed over it where the block ends well: never half a file.
+
+    Raises:
+        OSError: as the block does; where it says no file (a full disk while writing), it says ``path``.
+    """
     beside = path.with_name(path.name + ".tmp")
     try:
-        yield beside
-        beside.replace(path)
+        with naming(path):
+            yield beside
+            beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """A fault in writing says which file it was."""
+    try:
+        yield
+    except OSError as fault:
+        fault.filename = fault.filename or str(path)
+        raise

@@ -6,7 +6,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from tl_lightning.ranks import Others
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -15,21 +18,26 @@ class Interrupted(BaseException):
     """A signal asked the run to end; ``exit_code`` is 130 for Ctrl-C and 143 for SIGTERM."""
 
     def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
+        super().__init__(signum)  # its only argument, so that it can be sent between processes
         self.exit_code = 128 + signum
+
+    def __str__(self) -> str:
+        return signal.Signals(self.args[0]).name
 
 
 class StopAtStep(Callback):
     """Leaves a signal that comes inside Lightning's loops to Lightning, which ends them between two steps on all ranks.
 
     Lightning listens to SIGTERM alone, so Ctrl-C is passed on as one.  Outside the loops, and at the second signal,
-    the run ends at once.
+    the run ends at once.  Where there are several processes they agree before each step: Lightning's own handler
+    would talk to the others at any moment, in between whatever they are saying.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
         self.in_loop = False
         self._passing_on = False
+        self._among_others = False
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
         """The signal handler."""
@@ -39,7 +47,7 @@ class StopAtStep(Callback):
         self.signum = signum
         if again or not self.in_loop:
             raise Interrupted(signum)
-        if signum != signal.SIGTERM:
+        if signum != signal.SIGTERM and not self._among_others:
             self._passing_on = True
             signal.raise_signal(signal.SIGTERM)
             self._passing_on = False
@@ -49,14 +57,39 @@ class StopAtStep(Callback):
         if self.signum is not None:
             raise Interrupted(self.signum)
 
-    def _enter(self, *_: Any, **__: Any) -> None:
-        self.in_loop = True
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave signals to the loop."""
+        self.in_loop, self._among_others = True, trainer.world_size > 1
+        if self._among_others:
+            signal.signal(signal.SIGTERM, self.receive)  # Lightning brings the earlier handler back after the fit
 
-    def _leave(self, *_: Any, **__: Any) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave signals to the loop."""
+        self.in_loop, self._among_others = True, False
+
+    def _agree(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        """End on all processes at the same step, whichever of them the signal came to."""
+        if not self._among_others or trainer.sanity_checking:
+            return
+        if trainer.strategy.reduce_boolean_decision(self.signum is not None, all=False):
+            self.signum = self.signum or signal.SIGTERM
+            raise SIGTERMException
+
+    on_train_batch_start = on_validation_batch_start = _agree
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """The loop is over; other processes may now end in their own time."""
         self.in_loop = False
+        if isinstance(exception, (Interrupted, SIGTERMException)):
+            Others(trainer)
 
-    on_train_start = on_test_start = _enter
-    on_train_end = on_test_end = on_exception = _leave
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The loop is over."""
+        self.in_loop = self._among_others = False
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The loop is over."""
+        self.in_loop = False
 
 
 @contextmanager

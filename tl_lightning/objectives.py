@@ -18,12 +18,12 @@ from torchmetrics import (
 from torchmetrics.utilities import dim_zero_cat
 
 from tl_lightning.errors import UserError
+from tl_lightning.values import LOWER_IS_BETTER
 
 Target = Literal["class", "labels", "number"]
 ClassMetric = Literal["accuracy", "f1", "precision", "recall", "mcc", "auroc", "ece", "loss"]
 LabelMetric = Literal["accuracy", "f1", "precision", "recall", "auroc", "loss"]
 NumberMetric = Literal["mse", "mae", "pearson", "spearman", "loss"]
-LOWER_IS_BETTER = frozenset({"loss", "mse", "mae", "ece"})
 
 
 class ClassAUROC(tmc.MulticlassAUROC):

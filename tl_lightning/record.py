@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+import re
 import resource
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 
 from tl_lightning.errors import UserError
 from tl_lightning.files import aside
+from tl_lightning.guard import redacted
 
 RECORD = "run.json"
 PACKAGES = (
@@ -29,6 +31,8 @@ PACKAGES = (
     "wandb",
 )
 PROGRAMS = ("tl_lightning", "tl-lightning")
+COMMAND = "TL_LIGHTNING_COMMAND"  # set by a multirun for the processes of its jobs
+PASSWORD = re.compile(r"(://[^/@:]*:)[^/@]*@")
 SECRETS = ("key", "token", "secret", "password")
 
 
@@ -38,10 +42,10 @@ def write_text(path: Path, text: str) -> None:
         beside.write_text(text)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON as ``write_text`` does."""
+def write_json(path: Path, content: Any, secret: bool = False) -> None:
+    """Write JSON as ``write_text`` does; ``secret`` blots out what the environment keeps secret."""
     text = json.dumps(_valid(content), indent=2, ensure_ascii=False, default=str, allow_nan=False)
-    write_text(path, text + "\n")
+    write_text(path, (redacted(text) if secret else text) + "\n")
 
 
 def _valid(content: Any) -> Any:
@@ -67,14 +71,14 @@ class Record:
         self.path = folder / RECORD
         self.writes = writes
         self.started = time.time()
-        earlier = read_record(folder) if resumed else {}
+        earlier = _earlier(folder) if resumed else {}
         self.content: dict[str, Any] = {
             **earlier,
             "status": "running",
             **known,
             "started": earlier.get("started", _timestamp(self.started)),
             "resumed": [*earlier.get("resumed", []), _timestamp(self.started)] if resumed else [],
-            "command": _command(),
+            "command": typed_command(),
             "git": git_state(Path.cwd()),
             "versions": versions(),
             "process": {"host": socket.gethostname(), "pid": os.getpid()},
@@ -90,7 +94,7 @@ class Record:
         """Add facts and write."""
         self.content.update(facts)
         if self.writes:
-            write_json(self.path, self.content)
+            write_json(self.path, self.content, secret=True)
 
     def add_duration(self, name: str, seconds: float) -> None:
         """Add seconds to a part of the run; parts done before a resume count."""
@@ -101,6 +105,14 @@ class Record:
         """Close the record as finished, failed or interrupted."""
         self.add_duration("total", time.time() - self.started)
         self.add(status=status, ended=_timestamp(time.time()), **facts)
+
+
+def _earlier(folder: Path) -> dict[str, Any]:
+    """The record that a resumed run goes on with; nothing where it is damaged, which is told when it is found."""
+    try:
+        return read_record(folder)
+    except UserError:
+        return {}
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -138,15 +150,20 @@ def _timestamp(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))
 
 
+def typed_command() -> str:
+    """The command as typed, in the processes that it starts too."""
+    return os.environ.get(COMMAND) or _command()
+
+
 def _command() -> str:
-    """The command as typed; the value of anything that looks like a secret is left out."""
+    """The words of this process's command; what looks like a secret is left out."""
     typed = sys.orig_argv  # sys.argv holds what Hydra was given
     start = next((i for i, word in enumerate(typed) if Path(word).name in PROGRAMS), len(typed))
     words = ["python -m tl_lightning" if "-m" in typed[:start] else "tl-lightning"]
     for word in typed[start + 1 :]:
         key, equals, _ = word.partition("=")
         secret = equals and any(part in key.rsplit(".", 1)[-1].lower().split("_") for part in SECRETS)
-        words.append(f"{key}=***" if secret else word)
+        words.append(f"{key}=***" if secret else PASSWORD.sub(r"\1***@", word))
     return " ".join(words)
 
 

@@ -4,7 +4,6 @@ import logging
 import os
 import signal
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,8 +17,14 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tl_lightning import predictions, report, tracking, wandb_results, wandb_run
 from tl_lightning.bootstrap import intervals
 from tl_lightning.build import Parts, build
-from tl_lightning.errors import UserError
+from tl_lightning.callbacks import Pruning
+from tl_lightning.checkpoints import PREVIOUS, newest, step_of
+from tl_lightning.errors import UserError, first_line
+from tl_lightning.identity import identity
 from tl_lightning.interrupt import Interrupted, StopAtStep, graceful
+from tl_lightning.job import ALONE, Job
+from tl_lightning.quiet import quiet, without_bar
+from tl_lightning.ranks import Others
 from tl_lightning.record import RECORD, Record, peak_memory_bytes, write_json, write_text
 from tl_lightning.resume import CONFIG, resumed_folder
 
@@ -27,20 +32,19 @@ log = logging.getLogger(__name__)
 
 RUN_DIR = "TL_LIGHTNING_RUN_DIR"  # set by the first process of a run for those it starts
 MOST_BESIDE = 1000
-EXPECTED = (  # warnings of Lightning's that do not apply here
-    r".*does not have many workers.*",  # batches come from a memory-mapped cache: workers only cost (measured)
-    r".*module\(s\) in eval mode at the start of training.*",  # frozen means eval mode: the strategy sets it
-    r"Checkpoint directory .* exists and is not empty.*",  # a resume goes on in its own directory
-    r".*isinstance\(treespec, LeafSpec\).*",  # between Lightning and a newer torch
-)
-CHATTY = ("httpx", "httpx2", "filelock")  # one line for each request
 HEADER = """\
 # The whole configuration of this run.  To run it again:
 # python -m tl_lightning --config-path {} --config-name config
 """
 
 
-def run(config: Mapping[str, Any], folder: Path, tags: Sequence[str] = (), overrides: Sequence[str] = ()) -> float:
+def run(
+    config: Mapping[str, Any],
+    folder: Path,
+    tags: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    job: Job = ALONE,
+) -> float:
     """Fit, test the best checkpoint and write the run directory.
 
     Args:
@@ -48,6 +52,7 @@ def run(config: Mapping[str, Any], folder: Path, tags: Sequence[str] = (), overr
         folder: the run directory; another one beside it is taken if a run stands there already.
         tags: words for the tracker.
         overrides: what was typed beside the experiment, for the record.
+        job: what the run is part of; one that its callbacks prune is not tested.
 
     Returns:
         The metric that selects (``objective.monitor``) on ``val``, at its best.
@@ -58,14 +63,16 @@ def run(config: Mapping[str, Any], folder: Path, tags: Sequence[str] = (), overr
     """
     folder, resumed = _place(config, folder)
     known = {"name": config["name"], "seed": config["seed"], "overrides": list(overrides)}
+    known["identity"] = identity(config)
+    known |= {"choices": dict(job.choices)} if job.choices else {}
     record = Record(folder, known, resumed=resumed, writes=tracking.first_rank())
     if record.writes:
-        _write_config(folder, config)
+        write_config(folder, config)
     record.add()
     stop, done = StopAtStep(), False
     try:
         with graceful(stop), quiet():
-            value = _fit_and_test(build(config, folder, stop, list(tags)), folder, record, stop, resumed)
+            value = _fit_and_test(build(config, folder, stop, list(tags), job), folder, record, stop, resumed)
         done = True
         return value
     except (Interrupted, KeyboardInterrupt, SIGTERMException) as ended:
@@ -73,10 +80,20 @@ def run(config: Mapping[str, Any], folder: Path, tags: Sequence[str] = (), overr
         asked = signal.SIGINT if isinstance(ended, KeyboardInterrupt) else signal.SIGTERM
         raise Interrupted(stop.signum or asked) from ended
     except BaseException as fault:
-        record.end("failed", error=f"{type(fault).__name__}: {fault}"[:2000])
+        with _not_hiding(fault):
+            record.end("failed", error=f"{type(fault).__name__}: {fault}"[:2000])
         raise
     finally:
         wandb_run.finish(failed=not done)
+
+
+@contextmanager
+def _not_hiding(fault: BaseException) -> Iterator[None]:
+    """What goes wrong while a fault is recorded (the disk is full) does not take its place."""
+    try:
+        yield
+    except OSError as other:
+        log.warning("run.json could not be written (%s) after: %s", other, first_line(fault))
 
 
 def _place(config: Mapping[str, Any], folder: Path) -> tuple[Path, bool]:
@@ -106,7 +123,8 @@ def _claimed(folder: Path) -> Path:
     raise UserError(f"{folder} and {MOST_BESIDE} folders beside it are taken")
 
 
-def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write the configuration into a run directory, so that Hydra finds all in it."""
     stored = {"defaults": ["run_config", "hydra_settings", "_self_"], **config, "resume": None}
     text = HEADER.format(folder.resolve()) + yaml.safe_dump(stored, sort_keys=False, allow_unicode=True)
     write_text(folder / CONFIG, text)
@@ -119,10 +137,10 @@ def _fit_and_test(parts: Parts, folder: Path, record: Record, stop: StopAtStep, 
         data={"fingerprint": data.fingerprint, **data.summary},
         device=_device(trainer),
         precision=str(trainer.precision),
+        wandb=_wandb(trainer),
     )
     record.add_duration("build", time.time() - record.started)
-    last = folder / "checkpoints" / "last.ckpt"
-    resume_from = last if resumed and last.exists() else None
+    resume_from = newest(folder / "checkpoints") if resumed else None
     if resumed and trainer.is_global_zero:
         _drop_curves_after(resume_from, trainer.loggers)
     rows = data.summary["rows"]
@@ -135,22 +153,64 @@ def _fit_and_test(parts: Parts, folder: Path, record: Record, stop: StopAtStep, 
     with _timed(record, "fit"):
         trainer.fit(task, datamodule=data, ckpt_path=resume_from, weights_only=True)
     stop.check()
-    if parts.average is not None:
-        with _timed(record, "average"), _without_bar(trainer):
-            parts.average.finish(trainer, task, data, parts.best)
-    best = parts.best.best_model_path if parts.best else ""
-    with _timed(record, "test"), _without_bar(trainer):
-        trainer.test(task, datamodule=data, ckpt_path=best or None, verbose=False, weights_only=True)
-    if trainer.is_global_zero:
+    pruned = _pruned(trainer)
+    if not pruned:
+        _average(parts, record)
+        _test(parts, record)
+    others = Others(trainer)
+    if pruned:
+        _write_pruned(parts, record)
+    elif trainer.is_global_zero:
         _write_results(parts, folder, record)
+    if trainer.is_global_zero:
         if parts.average is not None:
             parts.average.clean()
+        (folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)  # the last one is safe, and the run is over
+    others.wait()
     value = (parts.best.metrics if parts.best else {}).get(f"val/{task.objective.monitor}")
     return float("nan") if value is None else value
 
 
+def _pruned(trainer: Any) -> bool:
+    return any(callback.pruned for callback in trainer.callbacks if isinstance(callback, Pruning))
+
+
+def _average(parts: Parts, record: Record) -> None:
+    if parts.average is not None:
+        with _timed(record, "average"), without_bar(parts.trainer):
+            parts.average.finish(parts.trainer, parts.task, parts.data, parts.best)
+
+
+def _test(parts: Parts, record: Record) -> None:
+    trainer, best = parts.trainer, parts.best.best_model_path if parts.best else ""
+    with _timed(record, "test"), without_bar(trainer):
+        trainer.test(parts.task, datamodule=parts.data, ckpt_path=best or None, verbose=False, weights_only=True)
+
+
+def _write_pruned(parts: Parts, record: Record) -> None:
+    if parts.best:
+        wandb_run.log_best(parts.trainer.loggers, parts.best.metrics)
+    record.end("pruned", **_selection(parts))
+
+
+def _selection(parts: Parts) -> dict[str, Any]:
+    """What the record says of the best validation, and of the training up to its end."""
+    best, throughput = parts.best, parts.throughput
+    return {
+        "metrics": dict(best.metrics) if best else {},
+        "selected_by": f"val/{parts.task.objective.monitor}",
+        "best": {"epoch": best.epoch, "step": best.step} if best else None,
+        "steps": parts.trainer.global_step,
+        "skipped_steps": parts.task.finite.skipped,
+        "parts_of_a_batch": parts.task.memory.facts() or None,  # where it did not fit the memory
+        "samples_per_second": round(throughput.samples / max(throughput.seconds, 1e-9), 1),
+        "parameters": parts.task.parameter_counts(),
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+
+
 def _drop_curves_after(checkpoint: Path | None, loggers: Sequence[Any]) -> None:
-    step = torch.load(checkpoint, weights_only=True, mmap=True)["global_step"] if checkpoint else 0
+    step = step_of(checkpoint) if checkpoint else 0
     for logger in loggers:
         if isinstance(logger, tracking.Curves):
             logger.drop_from(step)
@@ -173,19 +233,14 @@ def _write_results(parts: Parts, folder: Path, record: Record) -> None:
     texts = parts.data.texts("test", table["id"][: wandb_results.MOST_ROWS])
     pictures = partial(parts.data.pictures, "test") if hasattr(parts.data, "pictures") else None
     wandb_results.log_test(trainer.loggers, table, texts, task.classes, pictures)
-    throughput, tracked = parts.throughput, _wandb(trainer)
+    wandb_run.log_best(trainer.loggers, best.metrics if best else {})
+    first, tracked = parts.throughput.first_step, _wandb(trainer, started=True)
     record.end(
         "finished",
-        metrics=metrics,
+        **{**_selection(parts), "metrics": metrics},
         intervals=spread,
-        selected_by=f"val/{objective.monitor}",
-        best={"epoch": best.epoch, "step": best.step} if best else None,
         average=parts.average.facts() if parts.average else None,
-        steps=trainer.global_step,
-        samples_per_second=round(throughput.samples / max(throughput.seconds, 1e-9), 1),
-        seconds_to_first_step=round(throughput.first_step - record.started, 3) if throughput.first_step else None,
-        parameters=task.parameter_counts(),
-        peak_memory_bytes=peak_memory_bytes(),
+        seconds_to_first_step=round(first - record.started, 3) if first else None,
         wandb=tracked,
     )
     print(f"\n{report.result_table(metrics, spread, len(tested.rows))}\n\n{report.farewell(folder, tracked)}")
@@ -197,9 +252,10 @@ def _device(trainer: Any) -> str:
     return f"{trainer.world_size} x {name}"
 
 
-def _wandb(trainer: Any) -> dict[str, Any] | None:
+def _wandb(trainer: Any, started: bool = False) -> dict[str, Any] | None:
+    """Id and group of the run on W&B and, once it must have started, where it is."""
     found = (logger for logger in trainer.loggers if isinstance(logger, wandb_run.InBackground))
-    return next((logger.facts() for logger in found), None)
+    return next((logger.facts() if started else logger.known for logger in found), None)
 
 
 @contextmanager
@@ -209,35 +265,3 @@ def _timed(record: Record, name: str) -> Iterator[None]:
         yield
     finally:
         record.add_duration(name, time.time() - start)
-
-
-@contextmanager
-def _without_bar(trainer: Any) -> Iterator[None]:
-    """Tests and validations after the fit take seconds; a bar would print a second table of the metrics."""
-    bar = trainer.progress_bar_callback
-    if bar is not None:
-        bar.disable()
-    try:
-        yield
-    finally:
-        if bar is not None:
-            bar.enable()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Lightning's tips and advice that does not apply here off the screen."""
-    tips, lightning = (logging.getLogger(f"lightning.pytorch{name}") for name in (".utilities.rank_zero", ""))
-    level, propagate = tips.level, lightning.propagate
-    tips.setLevel(logging.WARNING)
-    for name in CHATTY:
-        logging.getLogger(name).setLevel(logging.WARNING)
-    lightning.propagate = False  # it prints by itself; Hydra's handler would print the same again
-    try:
-        with warnings.catch_warnings():
-            for message in EXPECTED:
-                warnings.filterwarnings("ignore", message)
-            yield
-    finally:
-        tips.setLevel(level)
-        lightning.propagate = propagate

@@ -1,9 +1,11 @@
 """What a configuration may call, and what those things take."""
 
 import inspect
+import itertools
 import os
+import sys
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -11,19 +13,35 @@ from tl_lightning.errors import UserError
 from tl_lightning.values import nearest
 
 # A configuration from someone else must not run any code but this.  torch as a whole is not in: torch.hub
-# loads and runs code from anywhere.
-ALLOWED = (
-    "tl_lightning",
-    "torch.optim",
-    "torch.nn",
+# loads and runs code from anywhere.  Neither are the rooms of this package that read and write files.
+ROOMS: dict[str, tuple[str, ...]] = {
+    "backbone": ("tl_lightning.backbones",),
+    "head": ("tl_lightning.heads", "torch.nn"),
+    "objective": ("tl_lightning.objectives",),
+    "data": ("tl_lightning.data",),
+    "strategy": ("tl_lightning.strategies",),
+    "optimizer": ("torch.optim", "tl_lightning.optim"),
+    "schedule": ("tl_lightning.optim", "torch.optim.lr_scheduler"),
+    "trainer": ("lightning.Trainer", "lightning.pytorch.Trainer"),
+    "callbacks": ("tl_lightning.callbacks", "lightning.pytorch.callbacks"),
+    "logger": ("tl_lightning.tracking",),
+    "average": ("tl_lightning.averaging", "tl_lightning.soup", "lightning.pytorch.callbacks"),
+}
+"""What the node of a group may name; a node inside it may name anything of all groups and of BESIDES."""
+BESIDES = (
+    "lightning.pytorch.accelerators",
+    "lightning.pytorch.plugins",
+    "lightning.pytorch.profilers",
+    "lightning.pytorch.strategies",
     "torchmetrics",
-    "lightning.Trainer",
-    "lightning.pytorch",
-    "torchvision.transforms",
     "torchvision.models",
+    "torchvision.transforms",
 )
+HOMES = ("lightning.pytorch.trainer.trainer.Trainer", "lightning.fabric.plugins")  # where some of these really stand
+ALLOWED = tuple(dict.fromkeys([*itertools.chain(*ROOMS.values()), *BESIDES]))
 ALLOW_VARIABLE = "TL_LIGHTNING_ALLOW"  # in the environment, since a configuration file must not widen it
-SPECIAL = frozenset({"_target_", "_partial_", "_convert_", "_recursive_", "_args_"})
+SPECIAL = frozenset({"_target_", "_partial_"})
+NOT_TAKEN = frozenset({"_convert_", "_recursive_", "_args_"})  # they would go round the check of the signature
 
 # What run.py hands to the part at run time.
 SUPPLIED: dict[str, frozenset[str]] = {
@@ -33,26 +51,42 @@ SUPPLIED: dict[str, frozenset[str]] = {
     "schedule": frozenset({"optimizer", "total_steps"}),
     "callbacks": frozenset({"monitor", "mode", "folder"}),
     "average": frozenset({"monitor", "mode", "folder"}),
-    "logger": frozenset({"folder", "name", "group", "tags", "config"}),
+    "logger": frozenset({"folder", "name", "group", "tags", "config", "job_type"}),
     "trainer": frozenset({"callbacks", "logger", "default_root_dir", "use_distributed_sampler"}),
 }
 
 
-def locate(target: str) -> Callable[..., Any]:
+def locate(target: str, rooms: Sequence[str] = ALLOWED) -> Callable[..., Any]:
     """The class or function that a ``_target_`` names.
 
+    Args:
+        target: a dotted path.
+        rooms: the packages and names it may come from, beside those that the user allows.
+
     Raises:
-        UserError: it is outside the allowlist, or there is no such thing.
+        UserError: it is outside ``rooms``, no part, or not there.
     """
-    allowed = (*ALLOWED, *filter(None, os.environ.get(ALLOW_VARIABLE, "").split(",")))
-    if not _within(target, allowed):
-        raise UserError(_outside(target))
+    own = allowed_by_user()
+    if not within(target, (*rooms, *own)):
+        raise UserError(_outside(target, rooms))
+    found, module = _imported(target)
+    # A path may lead out of an allowed module through what that module imports.
+    home = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
+    if not callable(found) or not within(home, (*ALLOWED, *own, *HOMES)):
+        raise UserError(_outside(target, rooms))
+    if not within(target, own) and not _is_part(target, module):
+        raise UserError(f"{target} is no part of a run")
+    return found  # type: ignore[no-any-return]
+
+
+def _imported(target: str) -> tuple[Any, str]:
+    """What a dotted path leads to, and the module that was imported on the way."""
     module, _, _ = target.rpartition(".")
     while module:
         try:
             found: Any = import_module(module)
             break
-        except ModuleNotFoundError:
+        except (ModuleNotFoundError, ValueError):
             module, _, _ = module.rpartition(".")
     else:
         raise UserError(f"{target} does not exist")
@@ -60,19 +94,34 @@ def locate(target: str) -> Callable[..., Any]:
         if not hasattr(found, name):
             raise UserError(f"{target} does not exist{nearest(name, dir(found))}")
         found = getattr(found, name)
-    # A path may lead out of an allowed module through what that module imports.
-    if not callable(found) or not _within(f"{getattr(found, '__module__', '')}.", (*allowed, "lightning")):
-        raise UserError(_outside(target))
-    return found  # type: ignore[no-any-return]
+    return found, module
 
 
-def _within(name: str, allowed: Iterable[str]) -> bool:
-    return any(f"{name}.".startswith(f"{package.strip()}.") for package in allowed)
+def _is_part(target: str, module: str) -> bool:
+    """Whether it is public: for a package of this project, what that package itself shows (``__all__``)."""
+    names = target.removeprefix(module + ".").split(".")
+    if any(name.startswith("_") for name in target.split(".")):
+        return False
+    if not target.startswith("tl_lightning."):
+        return True
+    shown = getattr(sys.modules[module], "__all__", None)
+    inside_package = module.count(".") > 1 or hasattr(sys.modules[module], "__path__")
+    return len(names) == 1 and (names[0] in shown if shown is not None else not inside_package)
 
 
-def _outside(target: str) -> str:
+def allowed_by_user() -> tuple[str, ...]:
+    """The packages of the user's own that a configuration may call too."""
+    return tuple(filter(None, (name.strip() for name in os.environ.get(ALLOW_VARIABLE, "").split(","))))
+
+
+def within(name: str, allowed: Iterable[str]) -> bool:
+    """Whether a dotted name is one of ``allowed`` or inside it."""
+    return any(f"{name}.".startswith(f"{package}.") for package in allowed)
+
+
+def _outside(target: str, rooms: Sequence[str]) -> str:
     return (
-        f"{target} is outside what a configuration may call ({', '.join(ALLOWED)});"
+        f"{target} is outside what a configuration may call here ({', '.join(rooms)});"
         f" for a package of your own: {ALLOW_VARIABLE}=PACKAGE in the environment"
     )
 

@@ -12,7 +12,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, MetricCollection
 
 from tl_lightning.backbones.base import Backbone
+from tl_lightning.finite import Finite, OnNan
 from tl_lightning.length import training_length
+from tl_lightning.memory import Memory
 from tl_lightning.objectives import Objective
 from tl_lightning.optim import in_phases, param_groups
 from tl_lightning.strategies.base import FineTuning, Phase
@@ -39,6 +41,7 @@ class TransferTask(LightningModule):
         schedule: given the optimizer and the total number of steps, makes the learning-rate schedule.
         classes: names of the outputs (none for a number); stored in the checkpoint.
         config: the whole configuration as plain containers; stored in the checkpoint.
+        on_nan: what to do with a batch whose loss or gradient is NaN or infinite.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class TransferTask(LightningModule):
         num_outputs: int,
         classes: Sequence[str] = (),
         config: dict[str, Any] | None = None,
+        on_nan: OnNan = "stop",
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -65,6 +69,7 @@ class TransferTask(LightningModule):
         metrics = objective.metrics(num_outputs)
         self.scorers = nn.ModuleDict({f"at_{stage}": metrics.clone(f"{stage}/") for stage in ("val", "test")})
         self.mean_losses = nn.ModuleDict({f"at_{stage}": MeanMetric() for stage in ("val", "test")})
+        self.finite, self.memory = Finite(on_nan), Memory()
         self.predictions: Predictions | None = None
         self._tested: list[Predictions] = []
 
@@ -75,10 +80,19 @@ class TransferTask(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One batch -> the mean loss ()."""
-        inputs, target, _ = batch
-        loss = self.strategy.loss(self, inputs, target)
-        self.log("train/loss", loss, batch_size=len(target), prog_bar=True)
+        first = batch_idx % self.trainer.accumulate_grad_batches == 0
+        loss, whole = self.memory.loss(self, batch, first)
+        self.log("train/loss", whole, batch_size=len(batch[1]), prog_bar=True)
         return loss
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Go backward; where memory runs out, in parts."""
+        self.memory.backward(self, lambda: loss.backward(*args, **kwargs))  # type: ignore[no-untyped-call]
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Once for each step; the parts of a batch have left their gradients when Lightning comes to it."""
+        if not self.memory.zeroed:
+            optimizer.zero_grad()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Score one batch of ``val``."""
@@ -90,7 +104,7 @@ class TransferTask(LightningModule):
 
     def _score(self, batch: Batch, stage: str) -> Predictions:
         inputs, target, rows = batch
-        outputs = self(inputs)
+        outputs = self.memory.outputs(self, inputs)
         if self.trainer.world_size > 1:
             real = rows >= 0
             outputs, target, rows = outputs[real], target[real], rows[real]
@@ -160,15 +174,15 @@ class TransferTask(LightningModule):
     ) -> None:
         """Clip by norm, also for fused optimizers, which Lightning refuses under AMP even without a scaler."""
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        if scaled or gradient_clip_val is None or gradient_clip_algorithm not in (None, "norm"):
+        by_norm = gradient_clip_algorithm in (None, "norm")
+        if gradient_clip_val is not None and (scaled or not by_norm):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        else:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+        clip = float(gradient_clip_val) if gradient_clip_val and by_norm else None
+        self.finite.before_step(optimizer, self.trainer.global_step, clip, scaled)
 
     def configure_callbacks(self) -> list[Callback]:
-        """The strategy is a callback of the task's own."""
-        return [self.strategy]
+        """The strategy and the watch over NaN are callbacks of the task's own."""
+        return [self.strategy, self.finite]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what is needed to use the weights: class names and configuration, as plain containers."""

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import secrets
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -11,7 +12,10 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from tl_lightning.files import aside
+from tl_lightning.errors import UserError
+from tl_lightning.files import aside, naming
+from tl_lightning.identity import flat
+from tl_lightning.record import read_record
 from tl_lightning.wandb_run import InBackground, reachable, start
 
 COLUMNS = ("step", "epoch", "name", "value")
@@ -51,7 +55,7 @@ class Curves(Logger):
         values = dict(metrics)
         epoch = values.pop("epoch", "")
         new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
+        with naming(self.path), self.path.open("a", newline="") as file:
             rows = csv.writer(file)
             if new:
                 rows.writerow(COLUMNS)
@@ -69,7 +73,9 @@ class Curves(Logger):
             writer.writerows(rows)
 
 
-def csv_only(folder: Path, name: str, group: str, tags: Sequence[str], config: dict[str, Any]) -> list[Logger]:
+def csv_only(
+    folder: Path, name: str, group: str, tags: Sequence[str], config: dict[str, Any], job_type: str = "run"
+) -> list[Logger]:
     """``metrics.csv`` alone."""
     return [Curves(folder)]
 
@@ -80,6 +86,7 @@ def wandb(
     group: str,
     tags: Sequence[str],
     config: dict[str, Any],
+    job_type: str = "run",
     project: str = "tl_lightning",
     entity: str | None = None,
     mode: Literal["online", "offline", "disabled"] | None = None,
@@ -89,9 +96,10 @@ def wandb(
     Args:
         folder: the run directory.
         name: of the run.
-        group: runs that belong together (the experiment).
+        group: runs that belong together (the experiment, or one study of it).
         tags: words to filter by.
         config: the whole configuration.
+        job_type: what kind of run it is: alone, a job of a grid, a trial of a search.
         project: on Weights & Biases.
         entity: user or team; by default that of the key.
         mode: ``online``, ``offline`` or ``disabled``; by default online where there is a key and the server
@@ -99,6 +107,17 @@ def wandb(
     """
     if not first_rank():
         return [Curves(folder)]
-    what = {"project": project, "entity": entity, "name": name, "group": group, "tags": list(tags), "config": config}
+    known = _earlier(folder) or {"id": secrets.token_hex(4), "group": group}
+    what = {"project": project, "entity": entity, "name": name, "job_type": job_type, "tags": list(tags), **known}
+    what["config"] = flat(config)
     wanted = mode or os.environ.get("WANDB_MODE") or ("online" if reachable() else "offline")
-    return [Curves(folder), InBackground(partial(start, wanted, what, folder))]
+    return [Curves(folder), InBackground(partial(start, wanted, what, folder), known)]
+
+
+def _earlier(folder: Path) -> dict[str, Any] | None:
+    """Id and group on W&B of a run that goes on."""
+    try:
+        known = read_record(folder).get("wandb") or {}
+    except UserError:
+        return None
+    return {"id": known["id"], "group": known["group"]} if known.get("id") and known.get("group") else None

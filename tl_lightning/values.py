@@ -8,22 +8,42 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Union
 
+LOWER_IS_BETTER = frozenset({"loss", "mse", "mae", "ece"})  # of metrics
 Rule = tuple[Callable[[float], bool], str]
 AT_LEAST_1: Rule = (lambda x: x >= 1, "at least 1")
 NOT_NEGATIVE: Rule = (lambda x: x >= 0, "0 or more")
 SHARE_BELOW_1: Rule = (lambda x: 0 <= x < 1, "at least 0 and below 1")
 BETWEEN_0_AND_1: Rule = (lambda x: 0 < x < 1, "above 0 and below 1")
+ENDLESS: Rule = (lambda x: x >= 1 or x == -1, "at least 1, or -1 for no limit")
+SEED_LIMIT = 1 << 32
 POSITIVE_UP_TO_1: Rule = (lambda x: 0 < x <= 1, "above 0 and at most 1")
 LR: Rule = (lambda x: 0 < x < 100, "above 0 (for fine-tuning usually 1e-5 to 1e-3)")
+PLAIN = (int, float, str, bool, type(None), None, Path, Literal)
 RANGES: dict[str, Rule] = {
     "lr": LR,
     "probe_lr": LR,
     "weight_decay": NOT_NEGATIVE,
     "momentum": SHARE_BELOW_1,
+    "betas": SHARE_BELOW_1,
+    "eps": (lambda x: 0 < x < 1, "above 0 and below 1, such as 1e-8"),
     "batch_size": AT_LEAST_1,
     "eval_batch_size": AT_LEAST_1,
     "max_length": (lambda x: x >= 4, "at least 4 tokens"),
-    "max_epochs": (lambda x: x >= 1 or x == -1, "at least 1, or -1 for no limit"),
+    "seed": NOT_NEGATIVE,
+    "split_seed": NOT_NEGATIVE,
+    "max_epochs": ENDLESS,
+    "max_steps": ENDLESS,
+    "min_epochs": NOT_NEGATIVE,
+    "min_steps": NOT_NEGATIVE,
+    "devices": (lambda x: x >= 1 or x == -1, "at least 1, or -1 for all"),
+    "num_nodes": AT_LEAST_1,
+    "check_val_every_n_epoch": AT_LEAST_1,
+    "val_check_interval": (lambda x: x > 0, "above 0"),
+    "log_every_n_steps": AT_LEAST_1,
+    "limit_train_batches": (lambda x: x > 0, "above 0"),
+    "limit_val_batches": NOT_NEGATIVE,
+    "limit_test_batches": NOT_NEGATIVE,
+    "num_sanity_val_steps": (lambda x: x >= -1, "0 or more, or -1 for all"),
     "accumulate_grad_batches": AT_LEAST_1,
     "gradient_clip_val": NOT_NEGATIVE,
     "num_workers": NOT_NEGATIVE,
@@ -81,7 +101,7 @@ def matches(value: Any, hint: Any) -> bool:
     if hint in (Any, object) or isinstance(hint, typing.TypeVar):
         return True
     if isinstance(value, Mapping) and "_target_" in value:
-        return True
+        return takes_part(hint)
     if origin in (Union, types.UnionType):
         return any(matches(value, option) for option in inner)
     if origin is Literal:
@@ -96,10 +116,36 @@ def matches(value: Any, hint: Any) -> bool:
     return _scalar_matches(value, kind)
 
 
+def takes_part(hint: Any) -> bool:
+    """Whether a node with a ``_target_`` may stand for a parameter annotated with ``hint``: no plain value is meant."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(map(takes_part, inner))
+    kind = origin or hint
+    return kind not in PLAIN and not (isinstance(kind, type) and issubclass(kind, (list, tuple, dict)))
+
+
+def of_other_kind(part: Any, partial: bool, hint: Any) -> bool:
+    """Whether what a node makes (an instance of ``part``, or a partial) is surely none of what ``hint`` names."""
+    kinds = [typing.get_origin(option) or option for option in _options(hint) if takes_part(option)]
+    if not all(isinstance(kind, type) and not getattr(kind, "_is_protocol", False) for kind in kinds):
+        return False
+    if partial:
+        return Callable not in kinds
+    # What a function gives back is not known before.
+    return isinstance(part, type) and not any(issubclass(part, kind) for kind in kinds)
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
 def _takes_list(value: list[Any], hint: Any, origin: Any, inner: tuple[Any, ...]) -> bool:
     kind = origin or hint
     if not isinstance(kind, type) or kind is str or not (issubclass(list, kind) or issubclass(tuple, kind)):
         return False
+    if kind is tuple and inner and ... not in inner:
+        return len(value) == len(inner) and all(map(matches, value, inner))
     element = [i for i in inner if i is not ...]
     return not element or all(any(matches(v, e) for e in element) for v in value)
 

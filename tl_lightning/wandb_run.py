@@ -1,24 +1,23 @@
 """One Weights & Biases run: started in the background, fed through Lightning's logger, ended for good."""
 
 import logging
-import netrc
 import os
-import socket
+import re
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from tl_lightning.wandb_key import reachable as reachable
+
 log = logging.getLogger(__name__)
 
-SERVER = "https://api.wandb.ai"
-PROBE_S = 3.0
 INIT_S, FINISH_S = 20, 60
 STARTING: list[Future[WandbLogger]] = []  # W&B itself allows one run at a time in a process
 
@@ -29,8 +28,9 @@ class InBackground(Logger):
     What is logged before it stands is kept and sent then, so that no step waits.
     """
 
-    def __init__(self, start: Callable[[], WandbLogger]) -> None:
+    def __init__(self, start: Callable[[], WandbLogger], known: Mapping[str, Any] = MappingProxyType({})) -> None:
         super().__init__()
+        self.known = dict(known)  # id and group, before the run stands
         pool = ThreadPoolExecutor(1, thread_name_prefix="wandb")
         self._future = pool.submit(start)
         STARTING.append(self._future)
@@ -74,11 +74,16 @@ class InBackground(Logger):
     def facts(self) -> dict[str, Any]:
         """Id, address (None offline) and folder of the run, for the record."""
         run = self.inner.experiment
-        return {"id": run.id, "url": None if run.offline else run.url, "folder": str(Path(run.dir).parent)}
+        return {
+            **self.known,
+            "id": run.id,
+            "url": None if run.offline else run.url,
+            "folder": str(Path(run.dir).parent),
+        }
 
 
 def start(mode: str, what: dict[str, Any], folder: Path) -> WandbLogger:
-    """Start a run; offline where the server turns out not to take it."""
+    """Start a run, or go on with the one of that id; offline where the server turns out not to take it."""
     run = _started(mode, what, folder)
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
@@ -90,35 +95,43 @@ def _started(mode: str, what: dict[str, Any], folder: Path) -> Any:
 
     settings = wandb.Settings(init_timeout=INIT_S, finish_timeout=FINISH_S, silent=True)
     try:
-        return wandb.init(**what, dir=folder, mode=mode, settings=settings)  # type: ignore[arg-type]
+        return wandb.init(**what, dir=folder, mode=mode, resume="allow", settings=settings)  # type: ignore[arg-type]
     except wandb.errors.Error as fault:
         log.warning("Weights & Biases does not work now (%s): this run is kept offline", fault)
-        return wandb.init(**what, dir=folder, mode="offline", settings=settings)
+        return wandb.init(**what, dir=folder, mode="offline", resume="allow", settings=settings)
 
 
-def reachable() -> bool:
-    """Whether there is a key and the server takes connections; without this probe W&B blocks for minutes."""
-    url = os.environ.get("WANDB_BASE_URL", SERVER)
-    parts = urlsplit(url)
-    if not os.environ.get("WANDB_API_KEY") and not _in_netrc(parts.hostname or ""):
-        return False
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        with socket.create_connection((parts.hostname or "", port), timeout=PROBE_S):
-            return True
-    except OSError:
-        log.warning("%s does not answer: Weights & Biases keeps this run offline", url)
-        return False
+def log_best(loggers: Sequence[Logger], metrics: Mapping[str, float]) -> None:
+    """Put the metrics of the best validation into the summary as ``best/...``, beside the last ones.
+
+    Args:
+        loggers: those of the run; only W&B's is used.
+        metrics: of the best validation, with their stage.
+    """
+    for logger in loggers:
+        if isinstance(logger, InBackground):
+            logger.inner.experiment.summary.update({f"best/{name}": value for name, value in metrics.items()})
 
 
-def _in_netrc(host: str) -> bool:
-    """Whether ``wandb login`` has left a key for ``host``."""
-    places: list[str | Path] = [os.environ.get("NETRC", ""), Path.home() / ".netrc", Path.home() / "_netrc"]
-    found = next((Path(place) for place in places if place and Path(place).is_file()), None)
-    try:
-        return found is not None and netrc.netrc(found).authenticators(host) is not None
-    except (netrc.NetrcParseError, OSError):
-        return False
+def log_study_page(path: Path, name: str, group: str, project: str = "tl_lightning", entity: str | None = None) -> None:
+    """Keep a page about many runs on W&B: an artifact of a small run of its own in their group; offline as any run.
+
+    Args:
+        path: the page.
+        name: of the artifact.
+        group: of the runs that the page is about.
+        project: on Weights & Biases.
+        entity: user or team; by default that of the key.
+    """
+    import wandb
+
+    mode = os.environ.get("WANDB_MODE") or ("online" if reachable() else "offline")
+    what = {"project": project, "entity": entity, "name": f"{name}-page", "group": group, "job_type": "study"}
+    run = _started(mode, what, path.parent)
+    page = wandb.Artifact(re.sub(r"[^\w.-]", "_", name), type="study")
+    page.add_file(str(path))
+    run.log_artifact(page)
+    run.finish()
 
 
 def finish(failed: bool = False) -> None:

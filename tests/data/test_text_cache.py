@@ -12,6 +12,7 @@ import pytest
 from tl_lightning.data import TextFiles
 from tl_lightning.data.clean import STEPS, clean
 from tl_lightning.data.encoding import Encoder
+from tl_lightning.data.store import FORMAT
 
 Make = Callable[..., TextFiles]
 Write = Callable[[str, Any], Path]
@@ -99,7 +100,7 @@ def test_older_format_is_built_again(
     make("all.csv")
     (folder,) = _caches(tmp_path)
     meta = folder / "meta.json"
-    meta.write_text(meta.read_text().replace('"format": 1', '"format": 0'))
+    meta.write_text(meta.read_text().replace(f'"format": {FORMAT}', '"format": 0'))
     make("all.csv")
     assert encoded == [60, 60]
 

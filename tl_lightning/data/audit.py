@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tl_lightning.data.duplicates import near_texts
 from tl_lightning.data.part import Part
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,26 @@ def overlap(parts: Mapping[str, Part]) -> dict[str, int]:
         if count:
             log.warning("%d rows stand in two splits (%s): the numbers on them flatter the model.", count, pair)
     return found
+
+
+def near_duplicates(parts: Mapping[str, Part]) -> dict[str, int]:
+    """Rows of the second split that are almost a row of the first, but not the same, for every two splits; warns.
+
+    Nothing where no signatures were kept.
+    """
+    if not all("signatures" in data.store for data in parts.values()):
+        return {}
+    kept = {s: data.store["signatures"].reshape(len(data.store), -1)[data.take] for s, data in parts.items()}
+    found = near_texts(kept, {split: data.store["hashes"][data.take] for split, data in parts.items()})
+    for pair, near in found.items():
+        if near.count:
+            one, other = (parts[split] for split in pair.split(" & "))
+            rows = [(one.store["rows"][one.take[a]] + 1, other.store["rows"][other.take[b]] + 1) for a, b in near.pairs]
+            log.warning(
+                "%d rows are almost the same in two splits (%s), such as rows %s: their numbers flatter the model.",
+                *(near.count, pair, ", ".join(f"{a} and {b}" for a, b in rows)),
+            )
+    return {pair: near.count for pair, near in found.items()}
 
 
 def truncated(parts: Mapping[str, Part], max_length: int) -> dict[str, int]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from tl_lightning.data.base import Indices, Target
 from tl_lightning.data.clean import clean
+from tl_lightning.data.duplicates import signatures
 from tl_lightning.data.encoding import Encoder
 from tl_lightning.data.labelling import LabelWriter, kept_label
 from tl_lightning.data.labels import Cell
@@ -25,6 +26,7 @@ class Recipe(NamedTuple):
     clean: tuple[str, ...]
     on_empty: str
     separator: str
+    near: bool = True  # whether signatures are kept, by which near duplicates are found
 
 
 class Row(NamedTuple):
@@ -101,6 +103,9 @@ class Builder:
         self._writer.add("truncated", found.truncated, np.uint8)
         self._writer.add("rows", [row.at for row in rows], np.int64)
         self._writer.add("hashes", [_hash(*row.raw) for row in rows], np.uint64)
+        if self._recipe.near:
+            whole = [row.raw[0] if row.raw[1] is None else " ".join((row.raw[0], row.raw[1])) for row in rows]
+            self._writer.add("signatures", signatures(whole).ravel(), np.uint32)
         self._writer.add_texts([row.raw[0] for row in rows], pairs and [row.raw[1] or "" for row in rows])
         places = [row.at for row in rows]
         self._labels.add([row.label for row in rows], places, [f"{self._where}: row {at + 1}" for at in places])

@@ -52,9 +52,18 @@ def cached(folder: Path, kind: Callable[[Path], S], build: Callable[[Path], None
             return _try_open(folder, kind) or _build(folder, kind, build)
     except OSError as fault:
         raise UserError(
-            f"The cache of {what} cannot be written to {folder.parent} ({fault.strerror or fault}). "
+            f"The cache of {what} cannot be written to {folder.parent}"
+            f" ({fault.strerror or fault}{_free(folder.parent)}). "
             f"Name a folder that can: data.cache_dir=FOLDER."
         ) from fault
+
+
+def _free(root: Path) -> str:
+    try:
+        usage = shutil.disk_usage(root)
+    except OSError:
+        return ""
+    return f"; {usage.free / 1e6:.1f} of {usage.total / 1e6:.0f} MB are free there"
 
 
 def _key(table: Table, encoder: Encoder, recipe: Recipe) -> str:

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from tl_lightning.errors import UserError
 BLOCK_BYTES = 16 << 20
 """One csv row may not be larger than this."""
 ROWS = 1024
+HINT = "Put quotes around cells that hold the delimiter, or mend the row"
 Batches = Iterator[pa.RecordBatch]
 
 
@@ -26,7 +28,7 @@ class Reader(NamedTuple):
     batches: Callable[[Path, Sequence[str]], Batches]
 
 
-def _open_csv(path: Path, delimiter: str, convert: Any, on_ragged: str) -> Any:
+def _open_csv(path: Path, delimiter: str, convert: Any) -> Any:
     quoted = delimiter == ","
     return pa.csv.open_csv(
         path,
@@ -36,7 +38,6 @@ def _open_csv(path: Path, delimiter: str, convert: Any, on_ragged: str) -> Any:
             quote_char='"' if quoted else False,
             double_quote=quoted,
             newlines_in_values=quoted,
-            invalid_row_handler=lambda _: on_ragged,
         ),
         convert_options=convert,
     )
@@ -44,8 +45,11 @@ def _open_csv(path: Path, delimiter: str, convert: Any, on_ragged: str) -> Any:
 
 def _csv_names(delimiter: str) -> Callable[[Path], list[str]]:
     def names(path: Path) -> list[str]:
-        with _open_csv(path, delimiter, None, "skip") as reader:
-            return list(reader.schema.names)
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            try:
+                return next(filter(None, _csv_rows(file, delimiter)), [])
+            except csv.Error as fault:
+                raise pa.ArrowInvalid(str(fault)) from None
 
     return names
 
@@ -58,26 +62,40 @@ def _csv_batches(delimiter: str) -> Callable[[Path, Sequence[str]], Batches]:
             include_columns=list(columns),
             strings_can_be_null=False,
         )
+        read = 0
         try:
-            with _open_csv(path, delimiter, convert, "error") as reader:
-                yield from reader
+            with _open_csv(path, delimiter, convert) as reader:
+                for batch in reader:
+                    yield batch
+                    read += batch.num_rows
         except pa.ArrowInvalid as fault:
+            _explain_large(path, fault, read)
             _explain_ragged(path, delimiter)
             raise fault
 
     return batches
 
 
+def _explain_large(path: Path, fault: pa.ArrowInvalid, read: int) -> None:
+    """Raises UserError where a row is larger than a block: Arrow reads no further then."""
+    if "straddl" in str(fault):
+        raise UserError(
+            f"{path}: after row {read} comes one row of more than {BLOCK_BYTES >> 20} MB, the most that is read of one."
+            f" Is a quote opened and never closed? A larger text can stand in a .jsonl or .parquet file."
+        )
+
+
 def _explain_ragged(path: Path, delimiter: str) -> None:
     """Raises UserError for the first row with too many or too few cells: Arrow does not number it."""
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+    with path.open(encoding="utf-8", errors="replace", newline="") as file, suppress(csv.Error):
         rows = filter(None, _csv_rows(file, delimiter))
         width = len(next(rows, []))
         for number, row in enumerate(rows, start=1):
             if len(row) != width:
+                open_quote = any("\n" in cell for cell in row)
+                hint = "A quote may be opened there and never closed: mend the row" if open_quote else HINT
                 raise UserError(
-                    f"{path}: row {number} has {len(row)} columns, expected {width} as in the header. "
-                    f"Put quotes around cells that hold the delimiter, or mend the row."
+                    f"{path}: row {number} has {len(row)} columns, expected {width} as in the header. {hint}."
                 )
 
 
@@ -100,11 +118,23 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
 def _json_row(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as fault:
-        raise UserError(f"{where} is not valid JSON ({fault}). A .jsonl file holds one object a line.") from None
+    except (ValueError, RecursionError) as fault:
+        told = str(fault)[:200]
+        raise UserError(f"{where} is not valid JSON ({told}). A .jsonl file holds one object a line.") from None
     if not isinstance(row, dict):
         raise UserError(f"{where} is not an object like {{...}}. A .jsonl file holds one object a line.")
+    if "\\u" in line and any(map(_is_half, row.values())):
+        raise UserError(f"{where} holds half a character (a lone surrogate such as \\ud800): mend or drop the row.")
     return row
+
+
+def _is_half(value: Any) -> bool:
+    """Whether a text, at any depth, cannot be written down in UTF-8."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _json_names(path: Path) -> list[str]:
@@ -114,9 +144,20 @@ def _json_names(path: Path) -> list[str]:
 def _json_batches(path: Path, columns: Sequence[str]) -> Batches:
     # Not pyarrow.json: it fixes each column's type by its first block, turns texts that look like dates
     # into dates, and cannot say which row is broken.
-    rows = _json_rows(path)
+    rows, done = _json_rows(path), 0
     while part := list(islice(rows, ROWS)):
+        _refuse_objects(path, part, columns, done)
+        done += len(part)
         yield pa.RecordBatch.from_pydict({name: _json_column([row.get(name) for row in part]) for name in columns})
+
+
+def _refuse_objects(path: Path, rows: list[dict[str, Any]], columns: Sequence[str], done: int) -> None:
+    for number, row in enumerate(rows, start=done + 1):
+        for name in columns:
+            if isinstance(row.get(name), dict):
+                raise UserError(
+                    f"{path}: row {number} has an object in column {name!r}, where a text or label belongs."
+                )
 
 
 def _json_column(values: list[Any]) -> pa.Array:

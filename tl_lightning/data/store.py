@@ -1,6 +1,5 @@
 """The flat arrays of one split on disk: written as a stream, read through memory maps."""
 
-import json
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -10,8 +9,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tl_lightning.data.base import Array, Indices
+from tl_lightning.data.checksums import opened, sealed
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the files change their meaning: older caches are then built again."""
 META, TEXTS = "meta.json", "texts.arrow"
 _TEXT_SCHEMA = pa.schema([("text", pa.large_string()), ("pair", pa.large_string())])
@@ -27,7 +27,8 @@ class Writer:
         self._folder = folder
         self._files: dict[str, BinaryIO] = {}
         self._arrays: dict[str, dict[str, Any]] = {}
-        self._texts = pa.ipc.new_file(str(folder / TEXTS), _TEXT_SCHEMA)
+        self._sink = pa.OSFile(str(folder / TEXTS), "wb")
+        self._texts = pa.ipc.new_file(self._sink, _TEXT_SCHEMA)
 
     def __enter__(self) -> "Writer":
         return self
@@ -58,10 +59,13 @@ class Writer:
         """Closes the arrays and writes the description, with `meta` in it."""
         self._close()
         description = {"format": FORMAT, "arrays": self._arrays, **meta}
-        (self._folder / META).write_text(json.dumps(description), encoding="utf-8")
+        files = sorted(path for path in self._folder.iterdir() if path.is_file())
+        (self._folder / META).write_text(sealed(description, files), encoding="utf-8")
 
     def _close(self) -> None:
-        self._texts.close()
+        if not self._sink.closed:  # its own writer leaves it open, and buffered
+            with self._sink:
+                self._texts.close()
         for file in self._files.values():
             file.close()
 
@@ -78,7 +82,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.meta: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
+        self.meta: dict[str, Any] = opened(folder / META)
         if self.meta["format"] != FORMAT:
             raise ValueError(f"format {self.meta['format']}, expected {FORMAT}")
         self._arrays = {name: _open(folder / f"{name}.bin", **is_) for name, is_ in self.meta["arrays"].items()}

@@ -14,6 +14,7 @@ from tl_lightning.data.readers import READERS, ROWS, Batches
 from tl_lightning.errors import UserError, first_line
 
 OPTIONS = ("text", "text_pair", "label")
+PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, zip, bzip2, xz, zstandard
 
 
 class Columns(NamedTuple):
@@ -73,6 +74,9 @@ class FileTable:
                 f"{self.option}={self.path}: the extension {self.path.suffix!r} is not known. "
                 f"Give a file that ends in {', '.join(READERS)}."
             )
+        with self.path.open("rb") as file:
+            if file.read(6).startswith(PACKED):
+                raise UserError(f"{self.option}={self.path} is compressed, whatever its name says: unpack it first.")
 
     @property
     def where(self) -> str:
@@ -164,11 +168,19 @@ def chunks(table: Table, columns: Columns, options: Sequence[str] = OPTIONS) -> 
                 row,
                 _texts(part, columns.text, table, row, options),
                 None if columns.pair is None else _texts(part, columns.pair, table, row, options),
-                cells(part.column(columns.label), names, f"column {columns.label!r} of {table.where}", row),
+                _labels(part, columns.label, names, table, row),
             )
             row += part.num_rows
     if row == 1:
         raise UserError(f"{table.where} is empty: there are no rows in it.")
+
+
+def _labels(batch: pa.RecordBatch, name: str, names: tuple[str, ...] | None, table: Table, row: int) -> list[Cell]:
+    where = f"column {name!r} of {table.where}"
+    try:
+        return cells(batch.column(name), names, where, row)
+    except UnicodeDecodeError as fault:
+        raise UserError(f"{where} holds labels near row {row} that are not UTF-8 ({fault.reason}).") from None
 
 
 def _texts(batch: pa.RecordBatch, name: str, table: Table, row: int, options: Sequence[str]) -> list[str]:

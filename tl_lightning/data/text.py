@@ -26,7 +26,8 @@ class TextData(SplitData):
 
     text, text_pair, label: the columns. max_length: tokens per text, special ones counted (default: what the model
     takes, 512 at most). clean: steps of `tl_lightning.data.clean`. on_empty: "error" or "drop", for rows without
-    text or label. cache_dir: for tokenised texts. The other parameters: see SplitData.
+    text or label. near_duplicates: look for rows that are almost the same in two splits. cache_dir: for tokenised
+    texts. The other parameters: see SplitData.
 
     Training batches hold texts of like length; when evaluating, the longest come first.
     """
@@ -38,6 +39,7 @@ class TextData(SplitData):
     clean: list[Step] | None = None
     on_empty: Literal["error", "drop"] = "error"
     num_workers: int = 0
+    near_duplicates: bool = True
 
     def __post_init__(self) -> None:
         check_text_options(self)
@@ -53,7 +55,7 @@ class TextData(SplitData):
             return
         columns = Columns(self.text, self.text_pair, self.label)
         steps = tuple(self.clean or ())
-        recipe = Recipe(columns, self.target, steps, self.on_empty, self.label_separator)
+        recipe = Recipe(columns, self.target, steps, self.on_empty, self.label_separator, self.near_duplicates)
         encoder = Encoder(self.preprocessor, self.max_length, self.text_pair is not None)
         tables, root = self.tables(), cache_root(self.cache_dir)
         stores = {split: open_store(table, encoder, recipe, root) for split, table in tables.items()}
@@ -61,6 +63,7 @@ class TextData(SplitData):
         self._take_apart(stores)
         self._describe(
             list(steps),
+            near_duplicates=audit.near_duplicates(self._parts),
             truncated=audit.truncated(self._parts, encoder.max_length),
             cleaning=list(steps),
             max_length=encoder.max_length,

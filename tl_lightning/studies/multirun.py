@@ -1,43 +1,121 @@
 """The table at the end of a ``--multirun``."""
 
-from collections.abc import Mapping, Set
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from tl_lightning.errors import UserError
-from tl_lightning.record import RECORD, read_record
+from tl_lightning.record import COMMAND, RECORD, read_record, typed_command
 from tl_lightning.report import aligned, interval, number
+
+ELSEWHERE = "elsewhere.json"  # in a job's own folder: where its run is, if not there
+CONFIG = "multirun.yaml"  # Hydra's own
+SAME = ("resume=", "output_dir=", "logger=", "logger.", "hydra.")  # words that do not make another study
 
 
 class Summary(Callback):
-    """Prints one line for each job: what it was, its state, the metric that selects on ``val`` and on ``test``."""
+    """Lets a repeated command go on in its study's folder, and prints one line for each job at the end.
+
+    The line says what the job was, its state, the metric that selects on ``val`` and on ``test``.
+    """
+
+    def __init__(self) -> None:
+        self.started = time.time()
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Find the folder of the same command's study, where the command says ``resume=auto``."""
+        os.environ.setdefault(COMMAND, typed_command())
+        given = any(word.startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra)
+        if "resume=auto" in config.hydra.overrides.task and not given:
+            found = _same_study(config)
+            if found is not None:
+                settle(config, found)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table."""
-        show(Path(config.hydra.sweep.dir))
+        show(Path(config.hydra.sweep.dir), self.started)
 
 
-def show(folder: Path) -> None:
-    """Print the table over ``folder``, if there are runs in it."""
-    text = summary(folder)
+def settle(config: DictConfig, folder: Path) -> None:
+    """Let a multirun and each of its jobs have ``folder`` as the study's."""
+    with read_write(config), open_dict(config):
+        config.hydra.sweep.dir = str(folder)
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
+
+
+def quoted(value: object) -> str:
+    """A value as Hydra reads it back, whatever is in it."""
+    text = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), str(value))
+    return f"'{text}'"
+
+
+def _same_study(config: DictConfig) -> Path | None:
+    """The newest folder in which the words of this command ran before."""
+    words = _words(OmegaConf.to_container(config.hydra.overrides.task))
+    folders = Path(config.hydra.sweep.dir).parent.glob(f"*/{CONFIG}")
+    for path in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            stored = yaml.safe_load(path.read_text())["hydra"]["overrides"]["task"]
+        except (OSError, yaml.YAMLError, KeyError, TypeError):
+            continue
+        if _words(stored) == words:
+            return path.parent
+    return None
+
+
+def _words(typed: Any) -> list[str]:
+    return sorted(word for word in typed if not word.lstrip("+").startswith(SAME))
+
+
+def show(folder: Path, started: float = 0.0) -> None:
+    """Print the table over ``folder``, if there are runs in it; runs that ended before ``started`` were skipped."""
+    text = summary(folder, started)
     if text:
         print(f"\n{text}\n\nruns  {folder}")
 
 
-def summary(folder: Path) -> str:
-    """The table over the run directories directly in ``folder``; empty if there are none."""
-    folders = sorted((path.parent for path in folder.glob(f"*/{RECORD}")), key=_number)
-    records = {path.name: _read(path) for path in folders}
+def summary(folder: Path, started: float = 0.0) -> str:
+    """The table over the run directories directly in ``folder``; empty if there are none.
+
+    Args:
+        folder: of the study.
+        started: seconds since the epoch; runs that ended before were skipped.
+    """
+    records = dict(sorted(_records(folder, started), key=lambda item: _number(folder / item[0])))
     if not records:
         return ""
     metric = next((_metric(record) for record in records.values() if _metric(record)), "")
     heading = ("job", "", "status", f"test {metric}", "95% interval", f"val {metric}")
     typed = [set(record["overrides"]) for record in records.values() if "overrides" in record]
-    common = set.intersection(*typed) if typed else set()
+    common = set.intersection(*typed) if len(typed) > 1 else set()
     return aligned([heading, *(_row(name, record, common) for name, record in records.items())], left=2)
+
+
+def _records(folder: Path, started: float) -> Iterator[tuple[str, dict[str, Any]]]:
+    own = {path.parent.name for path in folder.glob(f"*/{RECORD}")}
+    for name in own:
+        record = _read(folder / name)
+        before = record.get("status") == "finished" and (folder / name / RECORD).stat().st_mtime < started
+        yield name, {**record, "status": "finished, skipped"} if before else record
+    for path in folder.glob(f"*/{ELSEWHERE}"):
+        if path.parent.name not in own:
+            record = _elsewhere(path)
+            yield path.parent.name, {**record, "status": f"{record.get('status')}, skipped"}
+
+
+def _elsewhere(path: Path) -> dict[str, Any]:
+    try:
+        return _read(Path(json.loads(path.read_text())["folder"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"status": "unreadable"}
 
 
 def _number(folder: Path) -> tuple[int, str]:

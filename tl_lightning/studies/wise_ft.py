@@ -17,9 +17,9 @@ from tl_lightning.errors import UserError
 from tl_lightning.files import aside
 from tl_lightning.finished import BEST, finished, rebuilt
 from tl_lightning.objectives import mode
+from tl_lightning.quiet import quiet
 from tl_lightning.record import write_json
 from tl_lightning.report import aligned, interval, number
-from tl_lightning.run import quiet
 from tl_lightning.task import Predictions, TransferTask
 
 USAGE = "python -m tl_lightning wise_ft run=DIR [alphas=11]"
@@ -53,8 +53,7 @@ def main(words: Sequence[str]) -> None:
     if options["alphas"] < 2:
         raise UserError(f"alphas={options['alphas']}: at least 2 are expected, pretrained and fine-tuned")
     folder = Path(options["run"])
-    with quiet():
-        task, points = curve(folder, options["alphas"])
+    task, points = curve(folder, options["alphas"])
     _write(folder, task, points)
 
 
@@ -65,21 +64,23 @@ def curve(folder: Path, count: int) -> tuple[TransferTask, list[Point]]:
     if backbone.get("pretrained") is False and not backbone.get("weights"):
         raise UserError(f"{folder} began with fresh weights (backbone.pretrained=false): there are no pretrained ones")
     task, data = rebuilt(config, record)
-    trainer = make_trainer(_alone(config["trainer"]), data, [], [], folder)
+    with quiet():
+        trainer = make_trainer(_alone(config["trainer"]), data, [], [], folder)
     begin = _copied(task.backbone.state_dict())
     end = _fine_tuned(folder, task, trainer)
     _check(folder, begin, end, task)
     points = []
-    for alpha in (i / (count - 1) for i in range(count)):
-        task.backbone.load_state_dict(between(begin, end, alpha))
-        points.append(_point(alpha, trainer, task, data))
+    with quiet():
+        for alpha in (i / (count - 1) for i in range(count)):
+            task.backbone.load_state_dict(between(begin, end, alpha))
+            points.append(_point(alpha, trainer, task, data))
     return task, points
 
 
 def _alone(node: Mapping[str, Any]) -> dict[str, Any]:
     """The run's trainer, on one device and in silence."""
-    quiet = {"enable_progress_bar": False, "enable_checkpointing": False}
-    return {**node, "devices": 1, "num_nodes": 1, "strategy": "auto", **quiet}
+    alone = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+    return {**node, **alone, "enable_progress_bar": False, "enable_checkpointing": False}
 
 
 def _copied(state: Mapping[str, Tensor]) -> State:

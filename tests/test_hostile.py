@@ -1,0 +1,328 @@
+"""Files from somebody else: what they would run does not run, and what they would leak stays where it is."""
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from tests.hub_server import Hub
+from tl_lightning.check import check
+from tl_lightning.checkpoints import AsideCheckpointIO
+from tl_lightning.errors import UserError
+from tl_lightning.guard import environment, is_secret, redacted
+from tl_lightning.record import RECORD, read_record
+from tl_lightning.run import run
+from tl_lightning.targets import ALLOW_VARIABLE, locate
+
+Tiny = Callable[[str], Path]
+Compose = Callable[..., dict[str, Any]]
+Command = Callable[..., subprocess.CompletedProcess[str]]
+TARGETS = [
+    *("os.system", "os.popen", "builtins.eval", "builtins.exec", "subprocess.Popen", "subprocess.run", "pickle.loads"),
+    *("importlib.import_module", "shutil.rmtree", "torch.load", "torch.hub.load", "webbrowser.open", "pty.spawn"),
+    *("tl_lightning.files.aside", "tl_lightning.run.run", "tl_lightning.record.write_text", "tl_lightning.build.make"),
+    *("tl_lightning.data.store.Writer", "tl_lightning.backbones.hub.fetch", "tl_lightning.data.cache.open_store"),
+    *("tl_lightning.data.store.json.loads", "tl_lightning.tracking.os.system", "tl_lightning.heads.nn.os"),
+    *("tl_lightning.backbones.weights.read_weights", "tl_lightning.callbacks.random.seed", "lightning.pytorch.cli"),
+    *("lightning.pytorch.core.saving.load_hparams_from_yaml", "lightning.fabric.utilities.cloud_io._load"),
+    *("lightning.pytorch.callbacks.model_checkpoint.shutil.rmtree", "torch.optim.adamw.torch.load", "torch.nn.os"),
+    *("torchvision.models._utils.os.system", "torchvision.models.resnet.load_state_dict_from_url", "hydra.utils.call"),
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_nothing_but_parts_is_called(target: str) -> None:
+    with pytest.raises(UserError, match=r"outside what a configuration may call|no part of a run|not exist"):
+        locate(target)
+
+
+def _touch(proof: Path, **more: Any) -> dict[str, Any]:
+    """A node that leaves a proof if anything ever makes it; no deny list knows this one."""
+    return {"_target_": "zipfile.ZipFile", "file": str(proof), "mode": "w", **more}
+
+
+def test_the_node_that_these_tests_plant_would_leave_its_proof(tmp_path: Path) -> None:
+    from hydra.utils import instantiate
+
+    instantiate(_touch(tmp_path / "proof")).close()
+    assert (tmp_path / "proof").exists()
+
+
+PLANTED: dict[str, Callable[[dict[str, Any], dict[str, Any]], Any]] = {
+    "as a group": lambda config, evil: config.update(strategy=evil),
+    "as a callback": lambda config, evil: config["callbacks"].update(evil=evil),
+    "as a partial": lambda config, evil: config["callbacks"].update(evil={**evil, "_partial_": True}),
+    "in a part": lambda config, evil: config["data"].update(cache_dir=evil),
+    "in a list": lambda config, evil: config["data"].update(clean=[evil]),
+    "in a list in a list": lambda config, evil: config["trainer"].update(plugins=[[evil]]),
+    "in a mapping in a list": lambda config, evil: config["trainer"].update(plugins=[{"a": {"b": evil}}]),
+    "in a part of a part": lambda config, evil: config["trainer"].update(
+        strategy={"_target_": "lightning.pytorch.strategies.DDPStrategy", "cluster_environment": evil}
+    ),
+    "behind an escape": lambda config, evil: config["data"].update(cache_dir="${oc.create:{_target_:zipfile.ZipFile}}"),
+    "as an argument list": lambda config, evil: config["strategy"].update(_args_=[evil]),
+    "at the top": lambda config, evil: config.update(evil=evil),
+    "as an average": lambda config, evil: config.update(average=evil),
+    "without recursion": lambda config, evil: config["data"].update(_recursive_=False, cache_dir=evil),
+}
+
+
+@pytest.mark.parametrize("where", PLANTED)
+def test_a_planted_target_is_refused_before_anything_is_made(where: str, compose: Compose, tmp_path: Path) -> None:
+    config = compose("experiment=bert_sst2")
+    PLANTED[where](config, _touch(tmp_path / "proof"))
+    with pytest.raises(UserError):
+        check(config)
+    assert not (tmp_path / "proof").exists()
+
+
+HYDRA: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "callback": lambda evil: {"callbacks": {"evil": evil}},
+    "callback by interpolation": lambda evil: {"callbacks": {"evil": "${data.evil}"}},
+    "callback by a resolver": lambda evil: {"callbacks": {"evil": "${oc.create:{_target_:zipfile.ZipFile}}"}},
+    "callback inside one of ours": lambda evil: {
+        "callbacks": {"summary": {"_target_": "tl_lightning.studies.multirun.Summary", "x": [evil]}}
+    },
+    "target by interpolation": lambda evil: {"callbacks": {"evil": {**evil, "_target_": "${data.evil._target_}"}}},
+    "sweeper": lambda evil: {"sweeper": {"_target_": evil["_target_"], "file": evil["file"], "mode": "w"}},
+    "part of the sweeper": lambda evil: {"sweeper": {"params": {"x": evil}}},
+    "launcher": lambda evil: {"launcher": evil},
+    "log handler factory": lambda evil: {
+        "job_logging": {"handlers": {"evil": {"()": "zipfile.ZipFile", "file": evil["file"], "mode": "w"}}}
+    },
+    "log handler class": lambda evil: {
+        "job_logging": {"handlers": {"console": {"class": "zipfile.ZipFile", "file": evil["file"], "mode": "w"}}}
+    },
+    "log file emptied": lambda evil: {
+        "job_logging": {"handlers": {"file": {"mode": "w", "delay": False, "filename": evil["file"]}}}
+    },
+    "log formatter": lambda evil: {"job_logging": {"formatters": {"simple": {"()": "zipfile.ZipFile"}}}},
+    "log stream": lambda evil: {"hydra_logging": {"handlers": {"console": {"stream": "ext://os.system"}}}},
+    "wider allowlist": lambda evil: {"job": {"env_set": {ALLOW_VARIABLE: "zipfile"}}},
+    "shell of a launcher": lambda evil: {
+        "launcher": {"setup": [f"touch {evil['file']}"]},
+        "defaults": [{"override /hydra/launcher": "submitit_slurm"}],
+    },
+    "forged words": lambda evil: {"overrides": {"hydra": ["hydra.launcher.setup=[ls]"]}},
+}
+
+
+def _stored(folder: Path, config: dict[str, Any], hydra: dict[str, Any]) -> Path:
+    folder.mkdir()
+    more = hydra.pop("defaults", [])
+    text = {"defaults": ["run_config", "hydra_settings", *more, "_self_"], **config, "hydra": hydra}
+    (folder / "config.yaml").write_text(yaml.safe_dump(text))
+    return folder
+
+
+@pytest.mark.parametrize("how", HYDRA)
+@pytest.mark.parametrize("mode", ["RUN", pytest.param("MULTIRUN", marks=pytest.mark.slow)])
+def test_hydra_itself_makes_nothing_foreign(how: str, mode: str, compose: Compose, tmp_path: Path) -> None:
+    """Through Hydra's own ``main``, with a stored configuration that passes our check otherwise."""
+    proof = tmp_path / "proof"
+    config = compose("experiment=bert_sst2")
+    config["data"]["evil"] = _touch(proof)
+    hydra = {**HYDRA[how](_touch(proof)), "mode": mode}
+    folder = _stored(tmp_path / "stored", config, hydra)
+    script = (
+        "import sys; from tl_lightning.__main__ import main;"
+        f"sys.argv = ['tl_lightning', '--config-path', {str(folder)!r}, '--config-name', 'config']; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False, cwd=tmp_path
+    )
+    assert not proof.exists(), done.stderr
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Hydra's part of the configuration is refused" in done.stderr or "object_type=Basic" in done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_what_hydra_and_its_launchers_need_is_allowed(compose: Compose) -> None:
+    for word in ("hydra/launcher=joblib", "hydra/launcher=submitit_slurm", "hydra/launcher=submitit_local"):
+        compose(word)
+    compose("hydra/launcher=submitit_slurm", "hydra.launcher.setup=[module load cuda]")
+    compose("+hydra.job.env_set.CUDA_VISIBLE_DEVICES=1")
+    compose("hydra.verbose=true")
+
+
+def test_a_file_of_a_config_dir_is_no_exception(tmp_path: Path, command_line: Command) -> None:
+    (tmp_path / "mine/strategy").mkdir(parents=True)
+    (tmp_path / "mine/strategy/theirs.yaml").write_text(yaml.safe_dump(_touch(tmp_path / "proof")))
+    done = command_line("--config-dir", "mine", "experiment=bert_sst2", "strategy=theirs")
+    assert done.returncode == 2
+    assert "strategy._target_: zipfile.ZipFile is outside what a configuration may call" in done.stderr
+    assert not (tmp_path / "proof").exists()
+
+
+def test_a_hub_model_that_asks_for_code_of_its_own_is_refused(hub: Hub, tmp_path: Path) -> None:
+    from tl_lightning.backbones import HFText
+
+    folder = hub.folder / "models/evil/model"
+    folder.mkdir(parents=True)
+    proof = tmp_path / "ran"
+    mapped = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model", "AutoTokenizer": ["evil.Tokenizer", None]}
+    (folder / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": mapped}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Evil", "auto_map": mapped}))
+    (folder / "evil.py").write_text(f"open({str(proof)!r}, 'w').close()")
+    for name in ("evil/model", str(folder)):
+        with pytest.raises(UserError, match="asks to run code of its own"):
+            HFText(name)
+    assert not proof.exists()
+    shutil.rmtree(folder.parent)
+
+
+class Payload:
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.proof,)
+
+
+def test_a_checkpoint_with_a_payload_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    path, proof = tmp_path / "last.ckpt", tmp_path / "ran"
+    AsideCheckpointIO().save_checkpoint({"state_dict": {}, "evil": Payload(proof)}, path)
+    with pytest.raises(UserError, match=r"last.ckpt .*more than tensors and plain values"):
+        AsideCheckpointIO().load_checkpoint(path)
+    assert not proof.exists()
+    torch.load(path, weights_only=False)
+    assert proof.exists(), "the payload is a real one"
+
+
+@pytest.fixture(scope="module")
+def finished(tiny: Tiny, compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """A run's configuration and its directory."""
+    root = tmp_path_factory.mktemp("finished")
+    rows = [f"{'good fine' if i % 2 else 'bad dull'} film number {i},{'pos' if i % 2 else 'neg'}" for i in range(48)]
+    (root / "all.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    config = compose(
+        *("backbone=hf_text", f"backbone.name={tiny('bert')}", "data=text_files", f"data.train={root / 'all.csv'}"),
+        *("trainer=cpu", "trainer.max_epochs=1", "trainer.enable_progress_bar=false", "data.batch_size=8"),
+        *("logger=csv", "name=mini", "trainer.limit_train_batches=1", "trainer.log_every_n_steps=1"),
+    )
+    run(config, root / "run")
+    return config, root / "run"
+
+
+@pytest.fixture
+def config(finished: tuple[dict[str, Any], Path], tmp_path: Path) -> dict[str, Any]:
+    return {**copy.deepcopy(finished[0]), "output_dir": str(tmp_path)}
+
+
+@pytest.fixture
+def stopped(finished: tuple[dict[str, Any], Path], tmp_path: Path) -> Path:
+    """A run that is not finished and may be resumed."""
+    folder = tmp_path / "mini/run"
+    shutil.copytree(finished[1], folder)
+    (folder / RECORD).write_text(json.dumps({**read_record(folder), "status": "interrupted"}))
+    return folder
+
+
+def test_a_resume_from_a_checkpoint_with_a_payload(config: dict[str, Any], stopped: Path, tmp_path: Path) -> None:
+    proof, path = tmp_path / "ran", stopped / "checkpoints/last.ckpt"
+    loaded = torch.load(path, weights_only=True)
+    AsideCheckpointIO().save_checkpoint({**loaded, "evil": Payload(proof)}, path)
+    with pytest.raises(UserError, match="more than tensors and plain values"):
+        run({**config, "resume": str(stopped)}, tmp_path / "unused")
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("name", ["checkpoints/last.ckpt", "config.yaml", "run.json", "metrics.csv", "checkpoints"])
+def test_a_run_directory_with_a_link_that_leads_out_is_not_resumed(
+    name: str, config: dict[str, Any], stopped: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    (stopped / name).rename(outside)
+    (stopped / name).symlink_to(outside)
+    before = outside.stat().st_mtime_ns
+    with pytest.raises(UserError, match=rf"{Path(name).name} is a link that leads out of the run directory"):
+        run({**config, "resume": str(stopped)}, tmp_path / "new")
+    run({**config, "resume": "auto"}, tmp_path / "mini/new")
+    assert read_record(tmp_path / "mini/new")["status"] == "finished", "auto leaves it alone and starts a run"
+    assert outside.stat().st_mtime_ns == before
+
+
+def test_a_run_directory_that_is_itself_reached_by_a_link_is_resumed(
+    config: dict[str, Any], stopped: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(stopped)
+    run({**config, "resume": str(tmp_path / "link")}, tmp_path / "unused")
+    assert read_record(stopped)["status"] == "finished"
+
+
+SECRETS = ["WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "OPENAI_API_KEY", "DB_PASSWORD"]
+
+
+@pytest.mark.parametrize("name", [*SECRETS, "MY_SECRET", "github_token", "HUGGING_FACE_HUB_TOKEN", "KAGGLE_KEY"])
+def test_a_secret_is_not_read_into_a_configuration(name: str, compose: Compose, monkeypatch: Any) -> None:
+    monkeypatch.setenv(name, "canary-of-this-test")
+    assert is_secret(name)
+    for word in (
+        f"name=${{oc.env:{name}}}",
+        f"name=a${{oc.env:{name},x}}b",
+        f"name='${{oc.decode:${{oc.env:{name}}}}}'",
+    ):
+        with pytest.raises(Exception, match="may not read a secret") as caught:
+            check(compose("experiment=bert_sst2", word))
+        assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["HOME", "USER", "SLURM_JOB_ID", "KEYBOARD", "TOKENIZERS_PARALLELISM", "MONKEY_HOUSE"])
+def test_other_variables_are_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "value")
+    assert environment(name) == "value"
+    monkeypatch.delenv(name)
+    assert environment(name, "other") == "other"
+    assert environment(name, None) is None
+    with pytest.raises(KeyError):
+        environment(name)
+
+
+def test_values_of_secrets_are_blotted_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_API_KEY", "0123456789abcdef")
+    assert redacted("key=0123456789abcdef!") == "key=***!"
+
+
+def test_a_fault_that_speaks_a_secret_is_recorded_without_it(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "canary-of-this-test")
+    config["data"]["label"] = "canary-of-this-test"
+    with pytest.raises(UserError):
+        run(config, tmp_path / "failed")
+    assert "canary-of-this-test" not in (tmp_path / "failed/run.json").read_text()
+
+
+@pytest.mark.parametrize("tracker", ["wandb", pytest.param("csv", marks=pytest.mark.slow)])
+def test_no_secret_of_the_environment_is_in_anything_a_run_writes_or_prints(
+    tracker: str, config: dict[str, Any], tmp_path: Path, command_line: Command
+) -> None:
+    canaries = {name: f"canary{number}" + "f" * 33 for number, name in enumerate(SECRETS)}
+    canaries["HTTP_BASIC_AUTH"] = "canaryX" + "e" * 33
+    folder = tmp_path / "canaries"
+    words = [
+        *("backbone=hf_text", f"backbone.name={config['backbone']['name']}", "data=text_files"),
+        *(f"data.train={config['data']['train']}", "trainer=cpu", "trainer.max_epochs=1", "data.batch_size=8"),
+        *(f"logger={tracker}", "trainer.enable_progress_bar=false", f"hydra.run.dir={folder}", "hydra.verbose=true"),
+    ]
+    done = command_line(*words, env={**canaries, "WANDB_MODE": "offline"})
+    assert done.returncode == 0, done.stderr
+    written = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(written) > 5
+    assert bool(list(folder.rglob("*.wandb"))) is (tracker == "wandb")
+    for value in canaries.values():
+        for form in (value, value.encode().hex(), json.dumps(value)[1:-1]):
+            assert form not in done.stdout + done.stderr
+            for path in written:
+                assert form.encode() not in path.read_bytes(), path
+    assert os.environ.get("WANDB_API_KEY") is None

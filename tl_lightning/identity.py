@@ -1,0 +1,74 @@
+"""What decides the result of a run: its configuration, its files, the code."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tl_lightning.errors import UserError
+from tl_lightning.files import located
+
+FREE = ("resume", "output_dir", "logger", "hydra", "defaults")  # may differ between a run and its resume
+READ_IN_WHOLE = 64 * 2**20  # larger files are known by size and time of change
+BESIDE_A_RUN = ("studies", "understand", "deploy")  # packages that look at runs and change none
+FILES_OF = ("data", "backbone")
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, str]:
+    """Hashes of the configuration, of the local files it names, and of this package's code.
+
+    Two runs with one identity give one result.  Data on a hub is known by its name and revision alone.
+
+    Args:
+        config: checked, so that it says all that will be used.
+    """
+    return {
+        "config": _hash(sorted((k, str(v)) for k, v in flat(config).items() if k.split(".")[0] not in FREE)),
+        "files": _hash([_print(path) for path in _files(config)]),
+        "code": _code(),
+    }
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found.update(flat(value, f"{prefix}{key}."))
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _files(config: Mapping[str, Any]) -> Iterator[Path]:
+    for part in FILES_OF:
+        for key, value in flat(config.get(part) or {}).items():
+            if isinstance(value, str) and value and not key.startswith("_"):
+                try:
+                    path = located(value)
+                    if path.exists():
+                        yield path
+                except (UserError, OSError):
+                    continue
+
+
+def _print(path: Path) -> list[Any]:
+    if path.is_dir():
+        return [sorted((str(p.relative_to(path)), p.stat().st_size) for p in path.rglob("*") if p.is_file())]
+    stat = path.stat()
+    if stat.st_size > READ_IN_WHOLE:
+        return [stat.st_size, stat.st_mtime_ns]
+    return [hashlib.sha256(path.read_bytes()).hexdigest()]
+
+
+@cache
+def _code() -> str:
+    root = Path(__file__).parent
+    sources = sorted(p.relative_to(root) for p in root.rglob("*.py"))
+    return _hash([[str(p), (root / p).read_text()] for p in sources if p.parts[0] not in BESIDE_A_RUN])
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

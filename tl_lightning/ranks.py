@@ -1,0 +1,58 @@
+"""The processes of one run: how many there are, and whether all of them ended well."""
+
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+PATIENCE_S = 60.0  # the other processes end within seconds of the first one
+
+
+def processes(trainer: Mapping[str, Any]) -> int:
+    """How many processes a trainer's settings ask for.
+
+    Args:
+        trainer: the node of a checked configuration.
+    """
+    devices, accelerator = trainer.get("devices", "auto"), trainer.get("accelerator", "auto")
+    nodes = int(trainer.get("num_nodes") or 1)
+    if isinstance(devices, (list, tuple)):
+        return len(devices) * nodes
+    if isinstance(devices, str) and devices != "auto" and not devices.lstrip("-").isdigit():
+        return len([word for word in devices.split(",") if word.strip()]) * nodes
+    if devices in ("auto", "-1", -1):
+        return _all_devices(str(accelerator)) * nodes
+    return int(devices) * nodes
+
+
+def _all_devices(accelerator: str) -> int:
+    return max(1, torch.cuda.device_count()) if accelerator in ("auto", "gpu", "cuda") else 1
+
+
+class Others:
+    """The processes that the first one of a run has started.
+
+    Lightning's observer kills the first process, without a word, where another one fails; from here on it has
+    nothing to look at, and ``wait`` tells.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        started: list[subprocess.Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
+        self._processes = list(started)
+        started.clear()
+
+    def wait(self) -> None:
+        """Wait for their end.
+
+        Raises:
+            RuntimeError: one of them failed, or does not end.
+        """
+        for rank, process in enumerate(self._processes, start=1):
+            try:
+                code = process.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise RuntimeError(f"process {rank} of this run did not end and was killed") from None
+            if code:
+                raise RuntimeError(f"process {rank} of this run failed with exit code {code}; its own message says why")

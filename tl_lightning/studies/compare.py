@@ -1,0 +1,112 @@
+"""``python -m tl_lightning compare DIR [DIR ...]``: which choice was better, honestly."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tl_lightning.commands import given
+from tl_lightning.errors import UserError
+from tl_lightning.record import RECORD, write_text
+from tl_lightning.studies import page, tables
+from tl_lightning.studies.page import title_of
+from tl_lightning.studies.study import Study, study
+from tl_lightning.studies.verdicts import verdict
+
+if TYPE_CHECKING:
+    from tl_lightning.studies.illustrate import Drawn
+
+PAGE = "comparison.html"
+FOLDER = "comparison"
+KEYS = {"by": "", "metric": "", "output": "", "plots": True, "pdf": False}
+USAGE = """\
+python -m tl_lightning compare DIR [DIR ...] [by=strategy,data.shots] [metric=accuracy,f1] [output=DIR]
+  DIR     run directories, multiruns, or any folder above them
+  by      keys to group by (by default what differs; seeds are repetitions)
+  metric  test metrics to compare (by default the one that selected)
+  output  where tables, plots and the page go (by default DIR/comparison)
+  plots   false leaves them out
+  pdf     true writes each plot as PDF beside its SVG"""
+
+
+def main(words: Sequence[str]) -> None:
+    """Compare the runs that ``words`` name, print the verdict, and write tables, plots and a page."""
+    plain, options = given(words, KEYS)
+    if not plain:
+        raise UserError(f"compare needs a folder with runs:\n{USAGE}")
+    roots = [Path(word) for word in plain]
+    found = study(roots, _listed(options["by"]), _listed(options["metric"]))
+    print(told(found))
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    folder = output_folder(roots, options["output"])
+    path = write(found, title_of(roots), folder, plots=options["plots"], pdf=options["pdf"])
+    print(f"\npage    {path}\ntables  {path.parent}: comparison.md, comparison.tex, groups.csv, pairs.csv, runs.csv")
+
+
+def compare_page(folder: Path) -> Path:
+    """Compare all finished runs below ``folder`` by what differs; gives the page written to ``folder``/comparison.
+
+    Raises:
+        UserError: there is nothing to compare, or it is not comparable.
+    """
+    return write(study([folder]), title_of([folder]), output_folder([folder]))
+
+
+def told(found: Study) -> str:
+    """The verdicts and the tables of the groups, for the terminal."""
+    parts = []
+    for one in found.sets:
+        for metric in found.metrics:
+            where = f" on {one.name}" if len(found.sets) > 1 else ""
+            groups = tables.text(tables.group_rows(one, metric))
+            parts += [f"test {metric}{where}, {one.examples} examples\n\n{groups}", "\n".join(verdict(one, metric))]
+    return "\n\n".join(parts)
+
+
+def output_folder(roots: Sequence[Path], asked: str = "") -> Path:
+    """Where a study is written: as asked, else in the one folder above the runs, else in the working directory."""
+    if asked:
+        return Path(asked)
+    above = len(roots) == 1 and not (roots[0] / RECORD).exists()
+    return roots[0] / FOLDER if above else Path(FOLDER)
+
+
+def write(found: Study, title: str, folder: Path, plots: bool = True, pdf: bool = False) -> Path:
+    """Write tables, plots and the page to ``folder``; gives the page.
+
+    Raises:
+        UserError: it cannot be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_tables(found, title, folder)
+        drawn, notes = _drawn(found, folder, pdf) if plots else _bare(found)
+        write_text(folder / PAGE, page.page(found, title, drawn, notes))
+    except OSError as fault:
+        reason = fault.strerror or os.strerror(fault.errno or 0)
+        raise UserError(f"{folder} cannot be written ({reason}): choose another folder, as output=FOLDER") from fault
+    return folder / PAGE
+
+
+def _write_tables(found: Study, title: str, folder: Path) -> None:
+    write_text(folder / "comparison.md", page.markdown(found, title))
+    write_text(folder / "comparison.tex", page.latex(found))
+    write_text(folder / "groups.csv", tables.groups_csv(found))
+    write_text(folder / "pairs.csv", tables.pairs_csv(found))
+    write_text(folder / "runs.csv", tables.runs_csv(found))
+
+
+def _drawn(found: Study, folder: Path, pdf: bool) -> "tuple[Drawn, list[str]]":
+    from tl_lightning.studies.illustrate import illustrate  # imports matplotlib
+
+    return illustrate(found, folder, pdf)
+
+
+def _bare(found: Study) -> "tuple[Drawn, list[str]]":
+    return [(one, metric, []) for one in found.sets for metric in found.metrics], []
+
+
+def _listed(words: str) -> list[str]:
+    return [word.strip() for word in words.split(",") if word.strip()]

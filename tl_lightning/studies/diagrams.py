@@ -1,0 +1,145 @@
+"""A metric against a number that was varied, against its cost, and the critical-difference diagram."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tl_lightning.studies.drawing import legend, look, new_figure
+from tl_lightning.studies.outcomes import Array
+from tl_lightning.studies.ranking import Ranking
+from tl_lightning.studies.spread import seed_interval
+from tl_lightning.studies.study import TestSet
+from tl_lightning.values import LOWER_IS_BETTER
+
+COSTS = {"seconds of fit": ("durations", "fit"), "trained parameters": ("parameters", "trained")}
+MOST_NAMED = 7  # groups told apart by colour
+MOST_TICKS = 10
+
+
+def against(one: TestSet, metric: str, key: str) -> Figure:
+    """The mean over seeds with its 95% interval against the number at ``key``; a line for each of the other keys."""
+    lines: dict[str, list[tuple[float, str]]] = {}
+    for label in one.arms[metric]:
+        values = one.groups[label].values
+        name = ", ".join(value for other, value in values.items() if other != key)
+        lines.setdefault(name, []).append((float(values[key]), label))
+    figure, (axes,) = new_figure(3.1)
+    xs = [x for line in lines.values() for x, _ in line]
+    _scale(axes, xs)
+    for at, (name, line) in enumerate(lines.items()):
+        _line(axes, one, metric, sorted(line), name, at)
+    axes.set_xlabel(key)
+    axes.set_ylabel(f"test {metric}")
+    if len(lines) > 1:
+        legend(figure, axes, len(lines))
+    return figure
+
+
+def _scale(axes: Axes, xs: Sequence[float]) -> None:
+    """A logarithmic axis for what spans a decade, its ticks at the values."""
+    if min(xs) <= 0 or max(xs) / min(xs) < 10:
+        return
+    axes.set_xscale("log")
+    ticks = sorted(set(xs))
+    if len(ticks) <= 10:
+        axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        axes.minorticks_off()
+
+
+def _line(axes: Axes, one: TestSet, metric: str, line: Sequence[tuple[float, str]], name: str, at: int) -> None:
+    arms = [one.arms[metric][label] for _, label in line]
+    means = np.array([arm.mean for arm in arms])
+    bounds = np.array([seed_interval(arm.values) or (arm.mean, arm.mean) for arm in arms])
+    below, above = means - bounds[:, 0], bounds[:, 1] - means
+    xs = [x for x, _ in line]
+    axes.errorbar(xs, means, yerr=[below, above], lw=1.6, ms=5, capsize=2, elinewidth=1, label=name, **look(at))
+    for x, arm in zip(xs, arms, strict=True):
+        axes.plot([x] * len(arm.values), arm.values, ".", ms=3, alpha=0.4, color=look(at)["color"])
+
+
+def cost(one: TestSet, metric: str) -> Figure | None:
+    """Quality against seconds and against trained parameters, with the groups that no cheaper one equals."""
+    known = {name: points for name, path in COSTS.items() if (points := _costs(one, metric, path))}
+    if not known:
+        return None
+    figure, all_axes = new_figure(3.2, columns=len(known), width=6.6 if len(known) > 1 else 4.4)
+    for axes, (name, points) in zip(all_axes, known.items(), strict=True):
+        front = pareto(np.array(list(points.values())), metric in LOWER_IS_BETTER)
+        _scatter(axes, points, front)
+        costs = [x for x, _ in points.values()]
+        axes.set_xscale("log" if max(costs) > 3 * min(costs) > 0 else "linear")
+        axes.set_xlabel(name)
+        axes.set_ylabel(f"test {metric}")
+    if len(one.arms[metric]) <= MOST_NAMED:
+        legend(figure, all_axes[0], len(one.arms[metric]))
+    return figure
+
+
+def _scatter(axes: Axes, points: dict[str, tuple[float, float]], front: Sequence[int]) -> None:
+    """The groups, those of the front large; where there are many, only these have a colour and their name beside."""
+    xs, ys = np.array(list(points.values()))[front].T
+    axes.step(xs, ys, where="post", color="#bbbbbb", lw=1.2, zorder=1)
+    few = len(points) <= MOST_NAMED
+    for at, (label, (x, y)) in enumerate(points.items()):
+        style = look(at) if few else {"color": "#0072B2" if at in front else "#bbbbbb", "marker": "o"}
+        axes.plot(x, y, ls="", ms=8 if at in front else 5, mec="white", label=label, **style)
+        if at in front and not few:
+            axes.annotate(label, (x, y), (5, -3), textcoords="offset points", fontsize=7, va="top")
+
+
+def _costs(one: TestSet, metric: str, path: tuple[str, str]) -> dict[str, tuple[float, float]]:
+    """Cost and metric of each group; empty where a run does not say, or all cost the same."""
+    found = {}
+    for label, arm in one.arms[metric].items():
+        costs = [run.fact(*path) for run in one.groups[label].runs.values()]
+        if None in costs:
+            return {}
+        found[label] = (float(np.mean(costs)), arm.mean)
+    return found if len({x for x, _ in found.values()}) > 1 else {}
+
+
+def pareto(points: Array, lower_is_better: bool) -> list[int]:
+    """The places of (cost, quality) pairs (K, 2) whose quality none has at less cost, cheapest first."""
+    quality = points[:, 1] * (-1 if lower_is_better else 1)
+    front: list[int] = []
+    for at in np.lexsort((-quality, points[:, 0])):
+        if not front or quality[at] > quality[front[-1]]:
+            front.append(int(at))
+    return front
+
+
+def critical_difference(found: Ranking) -> Figure:
+    """Mean ranks on a line, the best to the left; bars join what is not told apart (Demšar, 2006)."""
+    labels = list(found.ranks)
+    half = (len(labels) + 1) // 2
+    base = 0.55 + 0.22 * len(found.cliques)
+    figure, (axes,) = new_figure(1.2 + 0.22 * (half + len(found.cliques)))
+    axes.axis("off")
+    axes.set_ylim(-base - 0.34 * half - 0.1, 1.1)
+    span = len(labels) - 1
+    axes.set_xlim(1 - 0.45 * span, len(labels) + 0.45 * span)
+    axes.plot([1, len(labels)], [0, 0], color="black", lw=1.2)
+    for tick in range(1, len(labels) + 1, 1 + len(labels) // (MOST_TICKS + 1)):
+        axes.plot([tick, tick], [0, 0.12], color="black", lw=1)
+        axes.text(tick, 0.2, str(tick), ha="center", va="bottom")
+    axes.plot([1, 1 + found.critical], [0.72, 0.72], color="black", lw=1.2, marker="|", ms=6)
+    axes.text(1 + found.critical / 2, 0.8, f"critical difference {found.critical:.2f}", ha="center", va="bottom")
+    for at, label in enumerate(labels):
+        _ranked_label(axes, found.ranks[label], label, at, len(labels), base)
+    for at, clique in enumerate(found.cliques):
+        y = -0.3 - 0.22 * at
+        ends = [found.ranks[clique[0]] - 0.04, found.ranks[clique[-1]] + 0.04]
+        axes.plot(ends, [y, y], color="#0072B2", lw=4, solid_capstyle="round")
+    return figure
+
+
+def _ranked_label(axes: Axes, rank: float, label: str, at: int, count: int, base: float) -> None:
+    """The first half to the left, from the top; the second to the right, from the bottom."""
+    left = at < (count + 1) // 2
+    y = -base - 0.34 * (at if left else count - 1 - at)
+    end = 1 - 0.06 * (count - 1) if left else count + 0.06 * (count - 1)
+    axes.plot([rank, rank, end], [0, y, y], color="#444444", lw=0.9)
+    said = f"{label} ({rank:.2f})" if left else f"({rank:.2f}) {label}"
+    axes.text(end, y, f"{said} " if left else f" {said}", ha="right" if left else "left", va="center")

@@ -1,0 +1,143 @@
+"""One page with everything a study says, in one file that needs nothing else."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from tl_lightning.studies import tables
+from tl_lightning.studies.study import Study, TestSet
+from tl_lightning.studies.tables import Rows
+from tl_lightning.studies.verdicts import verdict
+
+METHOD = """\
+Seeds are repetitions of one configuration. "Over seeds" is the t-interval of the mean over seeds; "over test examples"
+is the percentile bootstrap over test examples of the same mean: the one speaks of training again, the other of another
+draw of examples. A comparison counts both: its variance is the variance of the paired differences over seeds plus the
+part of the examples that more seeds do not take away (examples crossed with seeds, as in Clark, 1973; see Bouthillier
+et al., 2021). The half width of its interval is the mean of Cochran's and Satterthwaite's, which simulated studies with
+a known truth bear out (experiments/comparison_validity). The p-values of all pairs are corrected together (Holm, 1979).
+"About k seeds more" is what would find a difference as large as the one seen with a power of 80%: an estimate from a
+small study. What the choice of training data adds to chance is not counted unless they change with the seed."""
+
+CSS = Path(__file__).parents[1] / "assets" / "comparison.css"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot on the page: the names of its files beside the page, its picture as a data URI, what it shows."""
+
+    files: list[str]
+    uri: str
+    caption: str
+
+
+def page(study: Study, title: str, plots: Sequence[tuple[TestSet, str, list[Plot]]], extra: Sequence[str]) -> str:
+    """The page as HTML.
+
+    Args:
+        study: what was compared.
+        title: of the page.
+        plots: by test set and metric.
+        extra: what is to be said of plots that are not there.
+    """
+    count = f"{len(study.runs)} runs by {', '.join(study.keys) or 'nothing'}"
+    sections = [_section(one, metric, found, len(study.sets) > 1) for one, metric, found in plots]
+    return "\n".join(
+        [
+            '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width,initial-scale=1">',
+            f"<title>{escape(title)}</title><style>{CSS.read_text()}</style></head><body>",
+            f"<h1>{escape(title)}</h1><p class=meta>{escape(count)}; metric: {escape(', '.join(study.metrics))}</p>",
+            *(_notes([*study.notes, *extra])),
+            *sections,
+            "<h2>Every metric</h2>",
+            *(_every_metric(one) for one in study.sets),
+            "<h2>How it was computed</h2>",
+            f"<p class=method>{escape(METHOD)}</p>",
+            "<details><summary>The runs</summary>",
+            *(_table(_run_rows(one)) for one in study.sets),
+            "</details></body></html>",
+            "",
+        ]
+    )
+
+
+def _section(one: TestSet, metric: str, plots: Iterable[Plot], named: bool) -> str:
+    where = f" on {one.name}" if named else ""
+    headline, *sentences = (escape(line) for line in verdict(one, metric))
+    listed = f"<ul>{''.join(f'<li>{line}</li>' for line in sentences)}</ul>" if sentences else ""
+    pairs = tables.pair_rows(one, metric)
+    return "\n".join(
+        [
+            f"<h2>{escape(metric)}{escape(where)}</h2><div class=verdict><p>{headline}</p>{listed}</div>",
+            _table(tables.group_rows(one, metric)),
+            *(_figure(plot) for plot in plots),
+            *([f"<h3>All comparisons</h3>{_table(pairs, left=2)}"] if len(pairs) > 1 else []),
+        ]
+    )
+
+
+def _notes(notes: Sequence[str]) -> list[str]:
+    return [f"<div class=notes><ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul></div>"] if notes else []
+
+
+def _figure(plot: Plot) -> str:
+    links = ", ".join(f'<a href="{name}">{name}</a>' for name in plot.files)
+    caption = f"<figcaption>{escape(plot.caption)} ({links})</figcaption>"
+    return f'<figure><img alt="{escape(plot.caption)}" src="{plot.uri}">{caption}</figure>'
+
+
+def _every_metric(one: TestSet) -> str:
+    caption = (
+        f"<p class=meta>{escape(one.name)}: mean ± standard deviation over seeds, {one.examples} test examples</p>"
+    )
+    return caption + _table(tables.all_metrics(one))
+
+
+def _run_rows(one: TestSet) -> Rows:
+    runs = [(label, run) for label, group in one.groups.items() for run in group.runs.values()]
+    return [["group", "seed", "folder"], *([label, str(run.seed), str(run.folder)] for label, run in runs)]
+
+
+def _table(rows: Rows, left: int = 1) -> str:
+    style = ' style="text-align:left"' if left > 1 else ""
+    head, *body = [
+        "".join(f"<{tag}{style if at < left else ''}>{escape(cell)}</{tag}>" for at, cell in enumerate(row))
+        for row, tag in zip(rows, ["th", *["td"] * len(rows)], strict=False)
+    ]
+    lines = "".join(f"<tr>{line}</tr>" for line in body)
+    return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
+
+
+def markdown(study: Study, title: str) -> str:
+    """Verdicts and tables for a README."""
+    parts = [f"# {title}"]
+    for one in study.sets:
+        for metric in study.metrics:
+            where = f" on {one.name}" if len(study.sets) > 1 else ""
+            headline, *sentences = verdict(one, metric)
+            parts += [f"## {metric}{where}", f"**{headline}**", "\n".join(f"- {line}" for line in sentences)]
+            parts += [tables.markdown(tables.group_rows(one, metric)), tables.markdown(tables.pair_rows(one, metric))]
+    notes = "\n".join(f"- {note}" for note in study.notes)
+    method = f"## How it was computed\n\n{METHOD}"
+    return "\n\n".join(part for part in [*parts, notes, method] if part) + "\n"
+
+
+def latex(study: Study) -> str:
+    """Tables for a paper; they need the package booktabs."""
+    parts = ["% needs \\usepackage{booktabs}"]
+    for one in study.sets:
+        for metric in study.metrics:
+            n = f"{one.examples} test examples of {one.name}"
+            said = f"Test {metric}: mean and standard deviation over seeds, 95% intervals; {n}."
+            parts.append(tables.latex(tables.group_rows(one, metric), said))
+            if one.pairs[metric]:
+                pairs = tables.pair_rows(one, metric)
+                parts.append(tables.latex(pairs, f"Differences in test {metric} over seeds and {n}."))
+    return "\n\n".join(parts) + "\n"
+
+
+def title_of(roots: Sequence[Path]) -> str:
+    """What a study is called: its folders."""
+    return "Comparison of " + ", ".join(root.resolve().name for root in roots[:3]) + (" ..." if len(roots) > 3 else "")
