@@ -55,10 +55,10 @@ def test_a_new_run_has_an_id_before_it_ends(words: list[str], compose: Compose, 
     known: list[Any] = []
     write = write_json
 
-    def seen(path: Path, content: Any) -> None:
+    def seen(path: Path, content: Any, **how: Any) -> None:
         if path.name == RECORD and content["status"] == "running":
             known.append(content.get("wandb"))
-        write(path, content)
+        write(path, content, **how)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tl_lightning.record.write_json", seen)
