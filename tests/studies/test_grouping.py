@@ -51,7 +51,8 @@ def test_choices_name_the_groups_and_what_belongs_to_them_is_not_told_again() ->
 
 
 def test_without_choices_overrides_or_the_key_itself_tell() -> None:
-    typed = [_run(k, overrides=(f"strategy={n}",), strategy__layer_decay=d) for k, (n, d) in enumerate([("x", 1.0), ("y", 0.9)])]  # fmt: skip
+    named = enumerate([("x", 1.0), ("y", 0.9)])
+    typed = [_run(k, overrides=(f"strategy={n}",), strategy__layer_decay=d) for k, (n, d) in named]
     assert list(_labels(typed)) == ["x", "y"]
     bare = [_run(k, strategy__layer_decay=d) for k, d in enumerate([1.0, 0.9])]
     assert list(_labels(bare)) == ["layer_decay=1", "layer_decay=0.9"]
@@ -82,8 +83,8 @@ def test_what_moves_along_is_said() -> None:
 
 
 def test_by_pools_what_else_differs_and_says_so() -> None:
-    runs = [_run(10 * k + s, {"strategy": n}, seed=s, data__shots=shots)
-            for k, (n, shots) in enumerate((n, s) for n in ("full", "lora") for s in (4, 16)) for s in range(2)]  # fmt: skip
+    grid = [(name, shots, seed) for name in ("full", "lora") for shots in (4, 16) for seed in range(2)]
+    runs = [_run(k, {"strategy": n}, seed=seed, data__shots=shots) for k, (n, shots, seed) in enumerate(grid)]
     found = grouped(runs, by=["strategy"])
     assert [len(group.runs) for group in found.groups] == [4, 4]
     assert any("data.shots" in note and "pooled" in note for note in found.notes)
