@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PAGE = "comparison.html"
 FOLDER = "comparison"
+MOST_LINES = 11  # of a verdict, on the terminal
 KEYS = {"by": "", "metric": "", "output": "", "plots": True, "pdf": False}
 USAGE = """\
 python -m tl_lightning compare DIR [DIR ...] [by=strategy,data.shots] [metric=accuracy,f1] [output=DIR]
@@ -61,7 +62,10 @@ def told(found: Study) -> str:
         for metric in found.metrics:
             where = f" on {one.name}" if len(found.sets) > 1 else ""
             groups = tables.text(tables.group_rows(one, metric))
-            parts += [f"test {metric}{where}, {one.examples} examples\n\n{groups}", "\n".join(verdict(one, metric))]
+            lines = verdict(one, metric)
+            more = [f"({len(lines) - MOST_LINES} more comparisons on the page)"] if len(lines) > MOST_LINES else []
+            said = "\n".join([*lines[:MOST_LINES], *more])
+            parts += [f"test {metric}{where}, {one.examples} examples\n\n{groups}", said]
     return "\n\n".join(parts)
 
 

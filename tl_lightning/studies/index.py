@@ -69,7 +69,8 @@ def _read(folder: Path) -> Row:
         record = read_record(folder)
     except UserError:
         return {"status": UNREADABLE, "words": {}, "metrics": {}}
-    typed = (str(word).partition("=") for word in record.get("overrides") or [])
+    parts = (str(word).lstrip("+~").partition("=") for word in record.get("overrides") or [])
+    typed = {key: value for key, _, value in parts}
     chosen = {key: name for key, name in (record.get("choices") or {}).items() if name is not None}
     return {
         "status": record.get("status", UNREADABLE),
@@ -77,11 +78,12 @@ def _read(folder: Path) -> Row:
         "metrics": {name: value for name, value in (record.get("metrics") or {}).items() if value is not None},
         "selected_by": record.get("selected_by"),
         "words": {
-            **{key.lstrip("+~"): value for key, _, value in typed},
+            **typed,
             **chosen,
             "name": str(record.get("name", "")),
             "seed": str(record.get("seed", "")),
         },
+        "typed": list(typed),
         "process": record.get("process") if record.get("status") == "running" else None,
         "seconds": (record.get("durations") or {}).get("total"),
         "error": str(record.get("error") or "").partition("\n")[0][:200],

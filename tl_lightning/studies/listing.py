@@ -19,6 +19,7 @@ OPTIONS: dict[str, Any] = {"dir": "outputs", "sort": "", "limit": 30, "since": "
 STATES = ("finished", "running", "interrupted", "failed", "died", "unreadable")
 DATE = re.compile(r"\d{4}-\d{2}(-\d{2}(T\d{2}(:\d{2}(:\d{2})?)?)?)?")
 UNTOLD = frozenset({"name", "seed", "logger", "output_dir", "resume"})  # not shown as what a run was
+ALWAYS_TOLD = ("strategy", "data", "backbone")
 WIDEST = 56
 DIED = "died"
 
@@ -70,8 +71,8 @@ def _wanted(row: Row, options: Mapping[str, Any]) -> bool:
     if (since and started < since) or (until and started[: len(until)] > until):
         return False
     words = {**row["words"], "status": row["status"]}
-    asked = {key: value for key, value in options.items() if value != "" and key not in OPTIONS or key == "status"}
-    return all(_matches(str(words.get(key, "")), value) for key, value in asked.items() if value != "")
+    asked = {key: value for key, value in options.items() if value and key not in set(OPTIONS) - {"status"}}
+    return all(_matches(str(words.get(key, "")), value) for key, value in asked.items())
 
 
 def _matches(word: str, asked: str) -> bool:
@@ -110,7 +111,8 @@ def _line(place: str, row: Row, metric: str, errors: bool) -> list[str]:
     said = [f"{value:.4f}" if value is not None else "" for value in values]
     host = (row.get("process") or {}).get("host")
     running = f" on {host}" if row["status"] == "running" and host != socket.gethostname() else ""
-    what = " ".join(f"{key}={value}" for key, value in row["words"].items() if key not in UNTOLD)
+    told = {*row.get("typed", ()), *ALWAYS_TOLD} - UNTOLD
+    what = " ".join(f"{key}={value}" for key, value in row["words"].items() if key in told)
     return [
         str(row.get("started", ""))[:16].replace("T", " "),
         f"{row['status']}{running}",

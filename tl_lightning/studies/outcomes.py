@@ -40,7 +40,7 @@ class Outcomes:
     def scores(self) -> Array:
         """Probabilities (N, C); read only where a metric asks for them."""
         table = _read(self.path, [f"p_{name}" for name in self.classes])
-        return np.stack([column.to_numpy() for column in table.columns], axis=1)
+        return np.stack([_numbers(column) for column in table.columns], axis=1)
 
 
 def read_outcomes(folder: Path) -> Outcomes:
@@ -60,7 +60,7 @@ def read_outcomes(folder: Path) -> Outcomes:
         codes = (_codes(target, kind, classes), _codes(predicted, kind, classes))
     except (ValueError, KeyError, pa.ArrowException) as fault:
         raise UserError(f"{path} names a class without a column of its own: {first_line(fault)}") from fault
-    return Outcomes(path, kind, classes, table["id"].to_numpy(), *codes, table["loss"].to_numpy().astype(float))
+    return Outcomes(path, kind, classes, _numbers(table["id"]), *codes, _numbers(table["loss"]).astype(float))
 
 
 def _read(path: Path, columns: Sequence[str]) -> pa.Table:
@@ -75,17 +75,22 @@ def _read(path: Path, columns: Sequence[str]) -> pa.Table:
 
 def _codes(column: Any, kind: Kind, classes: tuple[str, ...]) -> Array:
     if kind == "number":
-        return np.asarray(column.to_numpy(zero_copy_only=False), float)
+        return _numbers(column).astype(float)
     places = {name: at for at, name in enumerate(classes)}
     names = (column.flatten() if kind == "labels" else column).dictionary_encode()
     own = np.asarray([places[str(name)] for name in names.dictionary.to_pylist()], int)
-    codes = own[names.indices.to_numpy()] if len(own) else np.empty(0, int)
+    codes = own[_numbers(names.indices)] if len(own) else np.empty(0, int)
     if kind == "class":
         return codes
-    lengths = np.diff(column.offsets.to_numpy())
+    lengths = np.diff(_numbers(column.offsets))
     hot = np.zeros((len(column), len(classes)))
     hot[np.repeat(np.arange(len(column)), lengths), codes] = 1
     return hot
+
+
+def _numbers(column: Any) -> Array:
+    """The values of a column without gaps; ``to_numpy`` would import pandas."""
+    return np.from_dlpack(column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column)
 
 
 def same_examples(a: Outcomes, b: Outcomes) -> bool:

@@ -36,8 +36,13 @@ class Weighted:
         if self.outcomes.kind == "labels":
             return weights @ (target * predicted), weights @ predicted, weights @ target
         size = len(self.outcomes.classes)
-        hits = by_code(weights, np.where(target == predicted, target, size), size + 1)[:, :size]
-        return hits, by_code(weights, predicted, size), by_code(weights, target, size)
+        right = np.where(target == predicted, target, size)
+        if size > FEW_CLASSES:
+            hits = by_code(weights, right, size + 1)[:, :size]
+            return hits, by_code(weights, predicted, size), by_code(weights, target, size)
+        hot = np.eye(size + 1)[:, :size]
+        sums = weights @ np.concatenate([hot[right], hot[predicted], hot[target]], axis=1)
+        return sums[:, :size], sums[:, size : 2 * size], sums[:, 2 * size :]
 
 
 Scorer = Callable[[Weighted], Array]  # -> (B,)
@@ -58,8 +63,6 @@ def _error(outcomes: Outcomes) -> Array:
 
 def by_code(values: Array, codes: Array, size: int) -> Array:
     """Sums over the columns of one code: (B, N) and (N,) -> (B, size)."""
-    if size <= FEW_CLASSES:
-        return np.asarray(values @ np.eye(size)[codes])
     order = np.argsort(codes, kind="stable")
     present, starts = np.unique(codes[order], return_index=True)
     sums = np.zeros((len(values), size))

@@ -1,0 +1,154 @@
+"""The statistics: against closed forms, against other libraries, and on simulated studies with a known truth."""
+
+import numpy as np
+import pytest
+import scikit_posthocs
+import scipy.stats
+from statsmodels.stats.multitest import multipletests
+
+from experiments.comparison_validity.simulate import EFFECT, Setting, simulate
+from tl_lightning.studies.levels import half_widths, holm, p_values, to_tell
+from tl_lightning.studies.outcomes import Array
+from tl_lightning.studies.ranking import Ranking, cliques, ranked
+from tl_lightning.studies.resampling import draws
+from tl_lightning.studies.spread import Arm, contrasts, seed_interval, sources
+
+STUDIES = 300
+
+
+def _arm(right: Array, count: int = 4000) -> Arm:
+    """Accuracy of (S, N) right answers."""
+    weights = next(draws(right.shape[1], count))
+    return Arm(right.mean(axis=1), right @ weights.T / right.shape[1])
+
+
+def test_holm_is_that_of_statsmodels() -> None:
+    p = np.random.default_rng(0).random(20) ** 3
+    assert holm(p.tolist()) == pytest.approx(multipletests(p, method="holm")[1].tolist())
+    assert holm([]) == []
+
+
+def test_the_interval_over_seeds_is_students() -> None:
+    values = np.array([0.81, 0.84, 0.80, 0.86])
+    expected = scipy.stats.t.interval(0.95, 3, values.mean(), scipy.stats.sem(values))
+    assert seed_interval(values) == pytest.approx(expected)
+    assert seed_interval(values[:1]) is None
+
+
+def test_the_parts_of_the_variance_are_those_of_an_analysis_of_variance() -> None:
+    rng = np.random.default_rng(0)
+    seeds, n = 6, 200
+    d = rng.normal(0, 0.1, (seeds, 1)) + rng.normal(0, 1, n) + rng.normal(0, 1, (seeds, n))
+    rest = d - d.mean(axis=1, keepdims=True) - d.mean(axis=0) + d.mean()
+    of_seeds = n * d.mean(axis=1).var(ddof=1)
+    of_examples = seeds * d.mean(axis=0).var(ddof=1)
+    of_rest = (rest**2).sum() / ((seeds - 1) * (n - 1))
+    (over_seeds, floor), degrees = sources([_arm(d)], n)
+    assert over_seeds == pytest.approx(of_seeds / (seeds * n))
+    assert floor == pytest.approx((of_examples - of_rest) / (seeds * n), rel=0.12)  # 4,000 resamples: 2% an s.d.
+    assert degrees == [seeds - 1, n - 1]
+
+
+def test_with_the_seeds_alone_it_is_students_t_test() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(0.8, 0.01, 5), rng.normal(0.81, 0.01, 5)
+    none = np.empty((5, 0))
+    one, other = Arm(a, none), Arm(b, none)
+    paired, unpaired = contrasts([[one.minus(other)]], 100) + contrasts([[one, other.negative()]], 100)
+    assert paired.p == pytest.approx(scipy.stats.ttest_rel(a, b).pvalue, rel=1e-6)
+    assert unpaired.p == pytest.approx(scipy.stats.ttest_ind(a, b, equal_var=False).pvalue, rel=1e-6)
+    assert paired.interval == pytest.approx(scipy.stats.ttest_rel(a, b).confidence_interval(0.95))
+
+
+def test_p_and_interval_say_the_same() -> None:
+    rng = np.random.default_rng(2)
+    pairs = [[Arm(rng.normal(shift, 0.02, 4), rng.normal(shift, 0.01, (4, 300)))] for shift in np.linspace(0, 0.1, 60)]
+    found = contrasts(pairs, 200)
+    assert {one.p < 0.05 for one in found} == {True, False}
+    for one in found:
+        assert (one.p < 0.05) == (one.interval[0] > 0 or one.interval[1] < 0)
+
+
+def test_one_seed_speaks_of_test_examples_alone() -> None:
+    rng = np.random.default_rng(3)
+    right = (rng.random((2, 400)) < [[0.9], [0.8]]).astype(float)
+    both = _arm(right)
+    one, other = (Arm(both.values[[i]], both.draws[[i]]) for i in (0, 1))
+    (found,) = contrasts([[one, other.negative()]], 400)
+    expected = (right[0] - right[1]).std(ddof=1) / 20 * 1.966
+    assert found.one_seed
+    assert found.more_seeds is found.more_examples is None
+    assert (found.interval[1] - found.interval[0]) / 2 == pytest.approx(expected, rel=0.05)
+    (nothing,) = contrasts([[Arm(both.values[[0]], np.empty((1, 0)))]], 400)
+    assert np.isnan(nothing.p)
+
+
+def test_the_same_predictions_are_no_difference() -> None:
+    same = Arm(np.zeros(3), np.zeros((3, 50)))
+    (found,) = contrasts([[same]], 100)
+    assert (found.p, found.interval, found.more_seeds, found.more_examples) == (1.0, (0.0, 0.0), None, None)
+
+
+def test_the_half_widths_meet_at_their_ends() -> None:
+    for share in (0.0, 1.0):
+        cochran, satterthwaite = half_widths(np.array([share, 1 - share]), np.array([2.0, 999.0]), 0.05)
+        t = scipy.stats.t.ppf(0.975, 2 if share else 999)
+        assert cochran == pytest.approx(t)
+        assert satterthwaite == pytest.approx(t)
+    cochran, satterthwaite = half_widths(np.array([0.5, 0.5]), np.array([2.0, 999.0]), 0.05)
+    assert cochran > satterthwaite
+    assert p_values(np.array([0.0]), np.ones((1, 2)), np.ones((1, 2)))[0] == 1.0
+
+
+def test_the_seeds_that_are_said_to_be_needed_do_find_the_difference() -> None:
+    more, examples = to_tell(0.02, 0.03**2, 0.0, 3, 1000)
+    assert more is not None
+    assert examples is None
+    rng, seeds = np.random.default_rng(0), 3 + more
+    found = [scipy.stats.ttest_1samp(rng.normal(0.02, 0.03, seeds), 0).pvalue < 0.05 for _ in range(2000)]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.06)
+    assert to_tell(0.01, 0.0, 0.01**2, 3, 1000) == (None, 7849)
+    assert to_tell(0.0, 0.1, 0.1, 3, 1000) == (None, None)
+
+
+def test_ranks_are_those_of_scipy_and_nemenyi_those_of_scikit_posthocs() -> None:
+    rng = np.random.default_rng(0)
+    costs = rng.normal([0, 0.2, 1.0, 3.0], 1, (12, 4))
+    found = ranked(list("abcd"), costs, "seeds")
+    assert found.p == pytest.approx(scipy.stats.friedmanchisquare(*costs.T).pvalue)
+    pairs = scikit_posthocs.posthoc_nemenyi_friedman(costs)
+    for i, a in enumerate("abcd"):
+        for j, b in enumerate("abcd"):
+            apart = abs(found.ranks[a] - found.ranks[b]) > found.critical
+            assert apart == (pairs.iloc[i, j] < 0.05)
+    ties = rng.integers(0, 3, (8, 4)).astype(float)
+    assert ranked(list("abcd"), ties, "").p == pytest.approx(scipy.stats.friedmanchisquare(*ties.T).pvalue)
+    assert ranked(list("abc"), np.ones((4, 3)), "").p == 1.0
+
+
+def test_cliques_join_neighbours_once() -> None:
+    ranks = {"a": 1.0, "b": 1.5, "c": 2.4, "d": 4.0}
+    assert cliques(ranks, 1.0) == [("a", "b"), ("b", "c")]
+    assert cliques(ranks, 1.5) == [("a", "b", "c")]
+    assert cliques(ranks, 0.1) == []
+    assert isinstance(ranked(list("abc"), np.arange(9.0).reshape(3, 3), ""), Ranking)
+
+
+@pytest.mark.parametrize(
+    ("setting", "effect"),
+    [(Setting(3, 200, 0.3), 0.0), (Setting(5, 200, 0.1), 0.0), (Setting(5, 200, 0.1), EFFECT)],
+    ids=lambda value: str(value),
+)
+def test_simulated_studies(setting: Setting, effect: float) -> None:
+    """The level lies in 3% to 7% (experiments/comparison_validity); four binomial standard errors of 300 beside it."""
+    by_metric = simulate(setting, effect, STUDIES, seed=1)
+    low, high = (share + side * 4 * np.sqrt(share * (1 - share) / STUDIES) for share, side in ((0.03, -1), (0.07, 1)))
+    for shares in by_metric.values():
+        assert max(low, 0.001) <= 1 - shares["covers"] <= high
+        if effect:
+            assert shares["compare"] > 0.2
+            assert shares["true_difference"] > 0.01
+        else:
+            assert max(low, 0.001) <= shares["compare"] <= high
+            if setting.seed_sd == 0.3:
+                assert shares["bootstrap_over_examples"] > 2 * high, "counting examples alone is not enough"
