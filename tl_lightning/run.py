@@ -1,5 +1,6 @@
 """One run: fit, test the best checkpoint, write the record."""
 
+import gc
 import logging
 import os
 import signal
@@ -85,6 +86,7 @@ def run(
         raise
     finally:
         wandb_run.finish(failed=not done)
+        gc.collect()  # model, optimizer and trainer know each other: without this, runs in one process pile up
 
 
 @contextmanager
