@@ -151,6 +151,16 @@ def test_alpha_is_chosen_on_val_towards_the_fine_tuned(monitor: str, values: lis
     assert chosen(points, monitor).alpha == alpha
 
 
+def test_adapters_are_merged_first(make_run: Callable[..., Path]) -> None:
+    folder = make_run("strategy=lora", "objective.monitor=loss")
+    _, points = curve(folder, 3)
+    recorded = json.loads((folder / "metrics.json").read_text())
+    assert points[2].metrics == pytest.approx(recorded, abs=1e-5)
+    parts = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    assert not [name for name in parts if "base_layer" in name], "a checkpoint of the parts alone"
+    assert len({point.metrics["val/loss"] for point in points}) == 3
+
+
 # --- what is refused
 
 
@@ -207,7 +217,10 @@ def test_a_configuration_that_someone_has_edited_is_checked(copy: Path) -> None:
     [
         ("backbone.pretrained=false", r"began with fresh weights \(backbone\.pretrained=false\)"),
         ("strategy=linear_probe", "LinearProbe left the backbone as pretrained"),
-        ("strategy._target_=tests.test_wise_ft.Adapting", "trained with Adapting, which adds parts to a backbone"),
+        (
+            "strategy._target_=tests.test_wise_ft.Adapting",
+            "trained with Adapting, which adds parts that cannot be merged",
+        ),
     ],
 )
 def test_runs_without_two_ends(

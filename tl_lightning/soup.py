@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from tl_lightning.callbacks import Best, Mode
+from tl_lightning.errors import UserError
 from tl_lightning.norms import refresh
 from tl_lightning.task import TransferTask
 
@@ -52,6 +53,14 @@ class Soup(ModelCheckpoint):
         self._used: list[Path] = []
         self._tried: list[float] = []
         self._tasting = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to leave merged weights behind that are not the soup's."""
+        if getattr(getattr(pl_module, "strategy", None), "merge", False):
+            raise UserError(
+                "strategy.merge=true writes the merged weights at the end of the fit, before the soup is made:"
+                " strategy.merge=false, or average=ema"
+            )
 
     def finish(self, trainer: Trainer, task: TransferTask, data: LightningDataModule, best: Best | None) -> None:
         """Make the soup, leave it in the model and in ``best.ckpt``, and its metrics with ``best``."""

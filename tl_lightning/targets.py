@@ -25,7 +25,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "trainer": ("lightning.Trainer", "lightning.pytorch.Trainer"),
     "callbacks": ("tl_lightning.callbacks", "lightning.pytorch.callbacks"),
     "logger": ("tl_lightning.tracking",),
-    "average": ("tl_lightning.averaging", "tl_lightning.soup", "lightning.pytorch.callbacks"),
+    "average": ("tl_lightning.averaging", "tl_lightning.soup"),
 }
 """What the node of a group may name; a node inside it may name anything of all groups and of BESIDES."""
 BESIDES = (

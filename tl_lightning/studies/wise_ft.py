@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tl_lightning.objectives import mode
 from tl_lightning.quiet import quiet
 from tl_lightning.record import write_json
 from tl_lightning.report import aligned, interval, number
+from tl_lightning.strategies.merging import merged_state
 from tl_lightning.task import Predictions, TransferTask
 
 USAGE = "python -m tl_lightning wise_ft run=DIR [alphas=11]"
@@ -41,7 +43,8 @@ def main(words: Sequence[str]) -> None:
 
     Wortsman et al., 2022, arXiv:2109.01903: the backbone is ``(1 - alpha) * pretrained + alpha * fine-tuned``, its
     BatchNorm statistics alike.  The paper's head is a zero-shot one for text and image models; other backbones have
-    none, so the head is the fine-tuned one at every alpha: at 0 it reads features that it was not made for.  Alpha is
+    none, so the head is the fine-tuned one at every alpha: at 0 it reads features that it was not made for.  Adapters
+    are merged into the weights first, so that alpha scales what they changed.  Alpha is
     chosen on ``val``; ``test`` is reported for all.
 
     Raises:
@@ -66,9 +69,10 @@ def curve(folder: Path, count: int) -> tuple[TransferTask, list[Point]]:
     task, data = rebuilt(config, record)
     with quiet():
         trainer = make_trainer(_alone(config["trainer"]), data, [], [], folder)
-    begin = _copied(task.backbone.state_dict())
-    end = _fine_tuned(folder, task, trainer)
+    pretrained = deepcopy(task.backbone)
+    begin, end = _copied(pretrained.state_dict()), _fine_tuned(folder, task, trainer)
     _check(folder, begin, end, task)
+    task.backbone = pretrained  # without what a strategy has put into it
     points = []
     with quiet():
         for alpha in (i / (count - 1) for i in range(count)):
@@ -94,6 +98,8 @@ def _fine_tuned(folder: Path, task: TransferTask, trainer: Trainer) -> State:
     checkpoint = torch.load(folder / BEST, map_location="cpu", weights_only=True)
     task.on_load_checkpoint(checkpoint)
     task.load_state_dict(checkpoint["state_dict"])
+    if getattr(task.strategy, "adapts", False):
+        return _copied(merged_state(task.backbone))
     return _copied(task.backbone.state_dict())
 
 
@@ -101,8 +107,8 @@ def _check(folder: Path, begin: State, end: State, task: TransferTask) -> None:
     strategy = type(task.strategy).__name__
     if begin.keys() != end.keys():
         raise UserError(
-            f"{folder} was trained with {strategy}, which adds parts to a backbone that stays as pretrained; WiSE-FT"
-            " lies between pretrained and fine-tuned weights: take a run of strategy=full or another that moves them"
+            f"{folder} was trained with {strategy}, which adds parts that cannot be merged into the backbone's"
+            " weights; WiSE-FT lies between pretrained and fine-tuned weights: take a run of strategy=full or lora"
         )
     if all(torch.equal(begin[name], end[name]) for name in begin):
         raise UserError(f"{folder}: {strategy} left the backbone as pretrained, so the curve would be one point")
