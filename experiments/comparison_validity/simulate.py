@@ -98,7 +98,8 @@ def tests(one: Arm, other: Arm, examples: int, true: float) -> dict[str, bool]:
     """Whether each way to test rejects, and whether the intervals hold the true difference."""
     differences = one.minus(other)
     paired, unpaired = contrasts([[differences]], examples) + contrasts([[one, other.negative()]], examples)
-    cochran, satterthwaite = half_widths(*map(np.array, sources([differences], examples)), ALPHA)
+    parts, degrees = sources([differences], examples)
+    cochran, satterthwaite = half_widths(np.array(parts), np.array(degrees), ALPHA)
     d, seeds = abs(differences.mean), len(differences.values)
     drawn = float(differences.draws.mean(axis=0).std(ddof=1))
     over_seeds = 2 * stdtr(seeds - 1, -d / max(np.sqrt(differences.seed_variance), 1e-12))
@@ -124,7 +125,8 @@ def simulate(setting: Setting, effect: float, studies: int, seed: int = 0) -> di
     for _ in range(studies):
         groups = study(setting, margins, chance)
         for metric in METRICS:
-            found[metric].append(tests(*arms(groups, metric, weights), setting.examples, true[metric]))
+            one, other = arms(groups, metric, weights)
+            found[metric].append(tests(one, other, setting.examples, true[metric]))
     return {
         metric: {"true_difference": true[metric], **{k: float(np.mean([r[k] for r in rows])) for k in rows[0]}}
         for metric, rows in found.items()

@@ -1,6 +1,7 @@
 """A metric against a number that was varied, against its cost, and the critical-difference diagram."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -83,7 +84,7 @@ def _scatter(axes: Axes, points: dict[str, tuple[float, float]], front: Sequence
     axes.step(xs, ys, where="post", color="#bbbbbb", lw=1.2, zorder=1)
     few = len(points) <= MOST_NAMED
     for at, (label, (x, y)) in enumerate(points.items()):
-        style = look(at) if few else {"color": "#0072B2" if at in front else "#bbbbbb", "marker": "o"}
+        style: dict[str, Any] = look(at) if few else {"color": "#0072B2" if at in front else "#bbbbbb", "marker": "o"}
         axes.plot(x, y, ls="", ms=8 if at in front else 5, mec="white", label=label, **style)
         if at in front and not few:
             axes.annotate(label, (x, y), (5, -3), textcoords="offset points", fontsize=7, va="top")

@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -18,7 +19,7 @@ ROW = 0.32
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#8a8a8a"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.labelsize": 9,
@@ -52,7 +53,7 @@ def new_figure(height: float, columns: int = 1, width: float = WIDTH) -> tuple[F
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
-def look(at: int) -> dict[str, str]:
+def look(at: int) -> dict[str, Any]:
     """Colour and marker of the group at a place, the same in all plots."""
     return {"color": COLOURS[at % len(COLOURS)], "marker": MARKERS[(at // len(COLOURS) + at) % len(MARKERS)]}
 

@@ -20,7 +20,7 @@ Drawn = list[tuple[TestSet, str, list[Plot]]]
 def illustrate(study: Study, folder: Path, pdf: bool = False) -> tuple[Drawn, list[str]]:
     """Plots by test set and metric, written to ``folder``, and what is to be said of those not drawn."""
     found: Drawn = []
-    notes = []
+    notes: list[str] = []
     with house_style():
         for number, one in enumerate(study.sets):
             for metric in study.metrics:

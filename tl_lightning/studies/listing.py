@@ -111,8 +111,8 @@ def _line(place: str, row: Row, metric: str, errors: bool) -> list[str]:
     said = [f"{value:.4f}" if value is not None else "" for value in values]
     host = (row.get("process") or {}).get("host")
     running = f" on {host}" if row["status"] == "running" and host != socket.gethostname() else ""
-    told = {*row.get("typed", ()), *ALWAYS_TOLD} - UNTOLD
-    what = " ".join(f"{key}={value}" for key, value in row["words"].items() if key in told)
+    told = [key for key in dict.fromkeys((*ALWAYS_TOLD, *row.get("typed", ()))) if key not in UNTOLD]
+    what = " ".join(f"{key}={row['words'][key]}" for key in told if key in row["words"])
     return [
         str(row.get("started", ""))[:16].replace("T", " "),
         f"{row['status']}{running}",

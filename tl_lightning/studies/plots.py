@@ -107,4 +107,4 @@ def mean_curve(lines: Sequence[Sequence[tuple[int, float]]]) -> tuple[Array, Arr
     """The mean over seeds at every step that stands in all of them, or in the first where none does."""
     common = sorted(set.intersection(*({step for step, _ in line} for line in lines)))
     steps = np.array(common or [step for step, _ in lines[0]], float)
-    return steps, np.mean([np.interp(steps, *zip(*line, strict=True)) for line in lines], axis=0)
+    return steps, np.mean([np.interp(steps, *np.array(line, float).T) for line in lines], axis=0)

@@ -15,7 +15,7 @@ def auroc(outcomes: Outcomes, weights: Array) -> Array:
     values = np.stack(columns, axis=1)
     present = ~np.isnan(values)
     total = np.where(present, values, 0).sum(axis=1)
-    return np.divide(total, present.sum(axis=1), out=np.full(len(weights), np.nan), where=present.any(axis=1))
+    return _divided(total, present.sum(axis=1), np.nan)
 
 
 def _one_auroc(score: Array, positive: Array, weights: Array) -> Array:
@@ -26,7 +26,7 @@ def _one_auroc(score: Array, positive: Array, weights: Array) -> Array:
     down = np.add.reduceat(ordered * ~is_positive, starts, axis=1)
     below = down.cumsum(axis=1) - down / 2
     pairs = up.sum(axis=1) * down.sum(axis=1)
-    return np.divide((up * below).sum(axis=1), pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
+    return _divided((up * below).sum(axis=1), pairs, np.nan)
 
 
 def spearman(outcomes: Outcomes, weights: Array) -> Array:
@@ -36,7 +36,11 @@ def spearman(outcomes: Outcomes, weights: Array) -> Array:
     x, y = (rank - (weights * rank).sum(axis=1, keepdims=True) / total for rank in (x, y))
     above = (weights * x * y).sum(axis=1)
     below = np.sqrt((weights * x * x).sum(axis=1) * (weights * y * y).sum(axis=1))
-    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+    return _divided(above, below, 0.0)
+
+
+def _divided(above: Array, below: Array, otherwise: float) -> Array:
+    return np.asarray(np.divide(above, below, out=np.full(len(above), otherwise), where=below > 0))
 
 
 def _ranks(values: Array, weights: Array) -> Array:
