@@ -237,7 +237,7 @@ class Throughput(Callback):
         values = {"train/samples_per_second": self.samples / max(self.seconds, 1e-9)}
         sampler = getattr(trainer.train_dataloader, "sampler", None)
         if sampler is not None and hasattr(sampler, "padding"):
-            values["train/padding"] = sampler.padding()
+            values["train/padding"] = sampler.padding().waste
         pl_module.log_dict(values, sync_dist=True)
 
     def _stop_clock(self) -> None:

@@ -28,6 +28,8 @@ RANGES: dict[str, Rule] = {
     "eps": (lambda x: 0 < x < 1, "above 0 and below 1, such as 1e-8"),
     "batch_size": AT_LEAST_1,
     "eval_batch_size": AT_LEAST_1,
+    "shapes": AT_LEAST_1,
+    "max_tokens": AT_LEAST_1,
     "max_length": (lambda x: x >= 4, "at least 4 tokens"),
     "seed": NOT_NEGATIVE,
     "split_seed": NOT_NEGATIVE,

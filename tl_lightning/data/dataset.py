@@ -11,9 +11,13 @@ from tl_lightning.data.store import TokenStore
 
 
 class TextDataset(Part):
-    """N rows of a tokenised split, padded on the right."""
+    """N rows of a tokenised split, padded on the right.
+
+    edges: the lengths to pad to, ascending, where it is not the longest row of each batch.
+    """
 
     store: TokenStore
+    edges: Indices | None = None
 
     def __init__(
         self, store: TokenStore, take: Indices, codes: Indices, outputs: int, tokenizer: PreTrainedTokenizerBase
@@ -31,18 +35,19 @@ class TextDataset(Part):
     def inputs(self, rows: Indices) -> dict[str, Tensor]:
         """input_ids and attention_mask, and token_type_ids where the tokenizer has them, (B, T) int64."""
         lengths = self.store.lengths[rows]
-        inputs = {"input_ids": self._padded("tokens", rows, lengths, self._pad)}
-        inputs["attention_mask"] = (np.arange(inputs["input_ids"].shape[1]) < lengths[:, None]).astype(np.int64)
+        width = int(lengths.max() if self.edges is None else self.edges[np.searchsorted(self.edges, lengths.max())])
+        inputs = {"input_ids": self._padded("tokens", rows, width, self._pad)}
+        inputs["attention_mask"] = (np.arange(width) < lengths[:, None]).astype(np.int64)
         if self._wants_types:
             stored = "types" in self.store
             inputs["token_type_ids"] = (
-                self._padded("types", rows, lengths, 0) if stored else np.zeros_like(inputs["input_ids"])
+                self._padded("types", rows, width, 0) if stored else np.zeros_like(inputs["input_ids"])
             )
         return {name: torch.from_numpy(array) for name, array in inputs.items()}
 
-    def _padded(self, name: str, rows: Indices, lengths: Indices, pad: int) -> Array:
-        flat, starts = self.store[name], self.store["offsets"][rows]
-        out = np.full((len(rows), int(lengths.max())), pad, np.int64)
-        for line, start, length in zip(out, starts, lengths, strict=True):
-            line[:length] = flat[start : start + length]
+    def _padded(self, name: str, rows: Indices, width: int, pad: int) -> Array:
+        flat, offsets = self.store[name], self.store["offsets"]
+        out = np.full((len(rows), width), pad, np.int64)
+        for line, start, end in zip(out, offsets[rows].tolist(), offsets[rows + 1].tolist(), strict=True):
+            line[: end - start] = flat[start:end]
         return out

@@ -1,7 +1,9 @@
 """The checks of a data module's options that need no data."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from tl_lightning.data.base import Indices
 from tl_lightning.data.clean import check_steps
 from tl_lightning.errors import UserError
 
@@ -24,6 +26,8 @@ def check_options(data: "SplitData") -> None:
 def check_text_options(data: "TextData") -> None:
     """Raises UserError for the first option of text data that cannot be meant."""
     check_steps(data.clean or [])
+    for name in ("shapes", "max_tokens"):
+        at_least(name, getattr(data, name), 1)
     _check_columns(data)
     if data.on_empty not in ("error", "drop"):
         raise UserError(f"data.on_empty={data.on_empty}: type data.on_empty=error or data.on_empty=drop.")
@@ -36,6 +40,17 @@ def _check_columns(data: "TextData") -> None:
         )
     if data.label in (data.text, data.text_pair):
         raise UserError(f"data.label={data.label} is a column of texts too: name another, data.label=COLUMN.")
+
+
+def check_budget(max_tokens: int | None, lengths: Mapping[str, Indices]) -> None:
+    """Raises UserError where the longest text of a split alone exceeds a batch's tokens."""
+    for split, found in lengths.items():
+        longest = int(found.max(initial=0))
+        if max_tokens is not None and longest > max_tokens:
+            raise UserError(
+                f"data.max_tokens={max_tokens}: the longest text of {split} has {longest} tokens; type "
+                f"data.max_tokens={longest} or more, or data.max_length={max_tokens}."
+            )
 
 
 def at_least(name: str, value: int | None, least: int) -> None:
