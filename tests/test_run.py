@@ -22,6 +22,7 @@ from tl_lightning.errors import UserError
 from tl_lightning.interrupt import Interrupted
 from tl_lightning.record import RECORD, read_record
 from tl_lightning.run import run
+from tl_lightning.throughput import CLOCKED
 
 Tiny = Callable[[str], Path]
 Compose = Callable[..., dict[str, Any]]
@@ -79,7 +80,7 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
 def _curves(folder: Path) -> list[tuple[str, str, str]]:
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    return [(r["step"], r["name"], r["value"]) for r in rows if "per_second" not in r["name"]]
+    return [(r["step"], r["name"], r["value"]) for r in rows if r["name"].removeprefix("train/") not in CLOCKED]
 
 
 @pytest.mark.parametrize(

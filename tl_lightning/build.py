@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import Logger
 
 from tl_lightning.averaging import Average
-from tl_lightning.callbacks import Best, Throughput
+from tl_lightning.callbacks import Best
 from tl_lightning.checkpoints import AsideCheckpointIO
 from tl_lightning.errors import UserError, first_line
 from tl_lightning.interrupt import StopAtStep
@@ -24,6 +24,7 @@ from tl_lightning.job import ALONE, Job
 from tl_lightning.objectives import mode
 from tl_lightning.soup import Soup
 from tl_lightning.task import TransferTask
+from tl_lightning.throughput import Throughput
 
 LOG_EVERY = 50
 log = logging.getLogger(__name__)

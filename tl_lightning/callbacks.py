@@ -16,6 +16,7 @@ from tl_lightning.finite import NotFiniteError
 from tl_lightning.interrupt import Interrupted
 
 Mode = Literal["min", "max"]
+CHEAP_S, SHARE = 0.5, 0.05  # a write of last.ckpt that never waits, and what others may take of the time
 
 
 class Best(ModelCheckpoint):
@@ -81,28 +82,62 @@ class Last(Checkpoint):
 
     A ``Checkpoint``, which Lightning calls after all other callbacks and in their order: it stores what ``Best`` has
     just found.
+
+    A file that takes more than half a second is written more rarely: once that is at most a twentieth of the time
+    since the one before, whenever a checkpoint of the best has changed (so that all files tell of one course of the
+    training), at the end and on an interruption.  A resume is exact from any of them; a process that is killed
+    repeats what followed the last.
     """
 
     def __init__(self, monitor: str, mode: Mode, folder: Path) -> None:
         self.path = folder / "last.ckpt"
+        self.writes = 0
+        self._cost, self._since = 0.0, 0.0  # seconds of the last write, and when it ended
+        self._chosen: list[dict[str, float]] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._since, self._chosen = time.perf_counter(), _chosen(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         if not trainer.sanity_checking:
+            start = time.perf_counter()
             trainer.save_checkpoint(self.path, weights_only=False)
+            self._since, self._chosen = time.perf_counter(), _chosen(trainer)
+            self._cost = self._since - start
+            self.writes += 1
+
+    def _save_if_due(self, trainer: Trainer) -> None:
+        waited = self._cost <= CHEAP_S or self._cost <= SHARE * (time.perf_counter() - self._since)
+        due = waited or _chosen(trainer) != self._chosen or _ends(trainer)
+        if trainer.strategy.reduce_boolean_decision(due, all=False):  # all write together, and their clocks differ
+            self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save in mid-epoch; at its end ``on_train_epoch_end`` follows at once."""
         if trainer.state.fn == "fit" and not trainer.is_last_batch:
-            self._save(trainer)
+            self._save_if_due(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save: the epoch is over."""
-        self._save(trainer)
+        self._save_if_due(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save where a signal ended the training, or a step that was not taken."""
         if trainer.state.fn == "fit" and isinstance(exception, (Interrupted, SIGTERMException, NotFiniteError)):
             self._save(trainer)
+
+
+def _chosen(trainer: Trainer) -> list[dict[str, float]]:
+    """The checkpoints that were chosen by a metric, with their scores."""
+    kept = (c.best_k_models for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint))
+    return [{path: float(score) for path, score in models.items()} for models in kept]
+
+
+def _ends(trainer: Trainer) -> bool:
+    """Whether the training ends with this epoch."""
+    epochs, steps = trainer.max_epochs or -1, trainer.max_steps
+    return trainer.should_stop or 0 < epochs <= trainer.current_epoch + 1 or 0 < steps <= trainer.global_step
 
 
 class Patience(EarlyStopping):
@@ -195,52 +230,3 @@ class Pruning(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Count on."""
         self._validations = state_dict["validations"]
-
-
-class Throughput(Callback):
-    """Logs samples per second and padding of each training epoch, and adds up what the whole fit took."""
-
-    def __init__(self) -> None:
-        self.samples = 0
-        self.seconds = 0.0
-        self.first_step: float | None = None  # time.time() when the first batch began
-        self._epoch_samples = 0
-        self._started = 0.0
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._epoch_samples, self._started = 0, time.perf_counter()
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Note when training really began."""
-        if self.first_step is None:
-            self.first_step = time.time()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Count."""
-        self._epoch_samples += len(batch[1]) * trainer.world_size
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validation is not training time."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._stop_clock()
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on."""
-        self._started = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log."""
-        self._stop_clock()
-        values = {"train/samples_per_second": self.samples / max(self.seconds, 1e-9)}
-        sampler = getattr(trainer.train_dataloader, "sampler", None)
-        if sampler is not None and hasattr(sampler, "padding"):
-            values["train/padding"] = sampler.padding().waste
-        pl_module.log_dict(values, sync_dist=True)
-
-    def _stop_clock(self) -> None:
-        self.seconds += time.perf_counter() - self._started
-        self.samples += self._epoch_samples
-        self._epoch_samples, self._started = 0, time.perf_counter()

@@ -206,6 +206,7 @@ def _selection(parts: Parts) -> dict[str, Any]:
         "skipped_steps": parts.task.finite.skipped,
         "parts_of_a_batch": parts.task.memory.facts() or None,  # where it did not fit the memory
         "samples_per_second": round(throughput.samples / max(throughput.seconds, 1e-9), 1),
+        "throughput": throughput.record(),
         "parameters": parts.task.parameter_counts(),
         "peak_memory_bytes": peak_memory_bytes(),
     }

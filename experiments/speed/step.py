@@ -186,7 +186,7 @@ def _start_ours() -> None:
         def find_spec(self, name: str, *_: Any) -> None:
             if name == "tl_lightning.run":  # the Callback class exists by then, torch is not imported earlier
                 sys.meta_path.remove(self)
-                from tl_lightning.callbacks import Throughput
+                from tl_lightning.throughput import Throughput
 
                 Throughput.on_train_batch_start = _end  # type: ignore[assignment, method-assign]
 

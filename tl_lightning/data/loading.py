@@ -1,5 +1,6 @@
 """A loader whose place in the data can be saved and taken up again, exactly."""
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -21,6 +22,9 @@ class ExactLoader(DataLoader[Batch]):
     the epoch before its first batch, in worker processes too. Build it with `exact_loader`.
     """
 
+    waited = 0.0
+    """Seconds that whoever asked for batches has waited for them."""
+
     _epoch = 0
     _handed_out = 0
 
@@ -35,11 +39,18 @@ class ExactLoader(DataLoader[Batch]):
         self._resumed = False
         sampler.start = self._handed_out
         cast("Part", self.dataset).epoch = self._epoch  # workers, which start now, get a copy
-        for batch in super().__iter__():
+        for batch in self._timed():
             if isinstance(batch, UserError):
                 raise batch
             self._handed_out += 1
             yield batch
+
+    def _timed(self) -> Iterator[Batch]:
+        start = time.perf_counter()
+        for batch in super().__iter__():
+            self.waited += time.perf_counter() - start
+            yield batch
+            start = time.perf_counter()
 
     _resumed = False
 
