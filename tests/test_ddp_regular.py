@@ -85,10 +85,10 @@ class _Loader:
 
 def test_both_ranks_have_the_statistics_of_all_batches(tmp_path: Path) -> None:
     address = f"file://{tmp_path / 'rendezvous'}"
-    torch.multiprocessing.spawn(_measure, (address, str(tmp_path)), nprocs=2)  # type: ignore[attr-defined]
+    torch.multiprocessing.spawn(_measure, (address, str(tmp_path)), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     task = task_of(FineTuning(), "norm")
-    layer = task.backbone.layers[0]  # type: ignore[index]
+    layer: Any = task.backbone.layers[0]  # type: ignore[index]
     hidden = [layer(inputs["x"]) for inputs, _, _ in batches(4)]
     wanted = {"mean": torch.stack([h.mean(0) for h in hidden]).mean(0), "var": torch.stack([h.var(0) for h in hidden])}
     for rank in ranks:

@@ -10,7 +10,6 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from tl_lightning import callbacks
 from tl_lightning.callbacks import Best, Last
 
 EPOCHS, STEPS = 12, 4
@@ -41,7 +40,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., li
 
     def written(cost: float, scores: list[float] | None = None, stop: int | None = None, **options: Any) -> list[int]:
         clock, found = [0.0], []
-        monkeypatch.setattr(callbacks.time, "perf_counter", lambda: clock[0])
+        monkeypatch.setattr("tl_lightning.callbacks.time.perf_counter", lambda: clock[0])
         original = lightning.Trainer.save_checkpoint
 
         def slow(self: lightning.Trainer, path: Any, *args: Any, **more: Any) -> None:
@@ -56,7 +55,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., li
 
         monkeypatch.setattr(lightning.Trainer, "save_checkpoint", slow)
         module = Falling(clock, scores or [float(-epoch) for epoch in range(EPOCHS)])
-        data = DataLoader(torch.zeros(STEPS), batch_size=1)  # type: ignore[arg-type]
+        data: DataLoader[Any] = DataLoader(torch.zeros(STEPS), batch_size=1)  # type: ignore[arg-type]
         kept = [Best("val/score", "max", tmp_path), Last("val/score", "max", tmp_path)]
         more: list[Any] = options.pop("more", [])
         trainer = lightning.Trainer(

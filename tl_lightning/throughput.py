@@ -140,7 +140,7 @@ def _waited(trainer: Trainer) -> float:
 
 def _padding(trainer: Trainer) -> Any:
     sampler = getattr(trainer.train_dataloader, "sampler", None)
-    return sampler.padding() if hasattr(sampler, "padding") else None
+    return sampler.padding() if sampler is not None and hasattr(sampler, "padding") else None
 
 
 def _rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:

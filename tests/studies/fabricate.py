@@ -12,7 +12,7 @@ import torch
 from tl_lightning import predictions
 from tl_lightning.objectives import MultiClass, MultiLabel, Objective, Regression
 from tl_lightning.record import RECORD, Record, write_json
-from tl_lightning.run import _write_config
+from tl_lightning.run import write_config
 from tl_lightning.task import Predictions
 from tl_lightning.tracking import Curves
 
@@ -96,7 +96,7 @@ def write_run(
     }  # fmt: skip
     write_json(folder / RECORD, record)
     write_json(folder / "metrics.json", metrics)
-    _write_config(folder, config)
+    write_config(folder, config)
     predictions.write(folder / "predictions.parquet", predictions.columns(tested, objective, classes))
     curves = Curves(folder)
     for step in (10, 20, 30):

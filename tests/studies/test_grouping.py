@@ -7,7 +7,7 @@ import pytest
 
 from tests.studies.fabricate import changed
 from tl_lightning.errors import UserError
-from tl_lightning.resume import flat
+from tl_lightning.identity import flat
 from tl_lightning.studies.grouping import grouped, numeric
 from tl_lightning.studies.reading import Run
 

@@ -39,12 +39,13 @@ def test_two_trained_runs(
 
 def test_choices_reach_the_record(run_small: Callable[..., Path], compose: Any, tiny: Any, tmp_path: Path) -> None:
     from tl_lightning.check import check
+    from tl_lightning.job import Job
     from tl_lightning.run import run
 
     backbone = [f"backbone.name={tiny('bert')}", "backbone.sha256=null"]
     config = check(compose("experiment=quickstart", *backbone, "data.train_fraction=0.1", "trainer.max_epochs=1",
                            "trainer.enable_progress_bar=false", "logger=csv", "data.max_length=64"))  # fmt: skip
-    run(config, tmp_path / "run", choices={"strategy": "full", "average": None})
+    run(config, tmp_path / "run", job=Job(choices={"strategy": "full", "average": None}))
     assert json.loads((tmp_path / "run" / "run.json").read_text())["choices"] == {"strategy": "full", "average": None}
     (found,), _ = read_runs([tmp_path / "run"])
     assert found.choices == {"strategy": "full", "average": "null"}

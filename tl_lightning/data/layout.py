@@ -49,7 +49,7 @@ class Padding(NamedTuple):
     @property
     def shapes(self) -> int:
         """How many different shapes there are, of rows and tokens per row."""
-        return np.unique(np.stack([self.padded // self.widths, self.widths]), axis=1).shape[1]
+        return int(np.unique(np.stack([self.padded // self.widths, self.widths]), axis=1).shape[1])
 
 
 def meetings(first: Layout, second: Layout) -> float:

@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from tl_lightning.errors import UserError, first_line
+from tl_lightning.identity import flat
 from tl_lightning.record import read_record, still_runs
-from tl_lightning.resume import CONFIG, flat
+from tl_lightning.resume import CONFIG
 
 CURVES = "metrics.csv"
 FINISHED = "finished"
