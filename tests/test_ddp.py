@@ -20,7 +20,8 @@ pytestmark = pytest.mark.slow
 Tiny = Callable[[str], Path]
 Compose = Callable[..., dict[str, Any]]
 GROUPS = 3  # of layers, in the tiny BERT
-ALIKE = [name for name in CASES if "bert" in CASES[name].kinds]
+# r_drop asks for dropout, which each rank draws by itself.
+ALIKE = [name for name in CASES if "bert" in CASES[name].kinds and name != "r_drop"]
 ROWS, EPOCHS = 67, 2  # 67: neither batches nor splits come out even
 
 
@@ -154,7 +155,7 @@ def test_every_strategy_ends_the_same_on_both_ranks_and_in_one_process(
         (tmp_path / f"{processes}.json").write_text(json.dumps(configs))
         ranks = [_start(tmp_path, rank, processes, port) for rank in range(processes)]
         for rank in ranks:
-            _, told = rank.communicate(timeout=300)
+            _, told = rank.communicate(timeout=900)
             assert rank.returncode == 0, told
     for name in ALIKE:
         alone, first, second = (

@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from tl_lightning.errors import UserError
 from tl_lightning.heads import MLP, Linear
-from tl_lightning.optim import constant, cosine, linear_warmup, param_groups
+from tl_lightning.optim import constant, cosine, linear_warmup, param_groups, slanted_triangular
 
 
 def _layers() -> list[list[tuple[str, nn.Parameter]]]:
@@ -39,6 +39,8 @@ def test_rates_fall_towards_the_input_and_vectors_do_not_decay() -> None:
         (partial(linear_warmup, warmup=0.0), [1.0, 0.75, 0.5, 0.25, 0.0]),
         (partial(cosine, warmup=0.0), [1.0, 0.853553, 0.5, 0.146447, 0.0]),
         (partial(cosine, warmup=0.5), [0.0, 0.5, 1.0, 0.5, 0.0]),
+        (partial(slanted_triangular, cut_frac=0.5), [1 / 32, 33 / 64, 1.0, 33 / 64, 1 / 32]),
+        (partial(slanted_triangular, ratio=4.0), [0.25, 1.0, 0.75, 0.5, 0.25]),
         (partial(constant), [1.0] * 5),
         (partial(constant, warmup=0.5), [0.0, 0.5, 1.0, 1.0, 1.0]),
     ],
