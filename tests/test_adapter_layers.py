@@ -5,11 +5,14 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
+from torchvision.models.swin_transformer import ShiftedWindowAttention
 
 from tests.adapted import IMAGE, LR, QUIET, TEXT, Tiny, backbone, fit, prepared, task
+from tl_lightning.backbones import Backbone
 from tl_lightning.errors import UserError
-from tl_lightning.strategies import LoRA, PiSSA
+from tl_lightning.strategies import OFT, LoRA, PiSSA
+from tl_lightning.strategies.places import LINEAR, adaptable
 
 pytestmark = [pytest.mark.filterwarnings(*QUIET)]
 
@@ -96,19 +99,60 @@ def test_targets_are_names_and_an_unknown_one_is_told_with_those_there_are(tiny:
         PiSSA().chosen(backbone("resnet", tiny))
 
 
-class WithAttention(nn.Module):
-    """torch's own attention reads the weights of its projection without calling it."""
+@pytest.mark.parametrize("attention", [nn.MultiheadAttention(8, 2), ShiftedWindowAttention(8, [2, 2], [1, 1], 2)])
+def test_an_attention_that_reads_the_weights_of_its_parts_is_left_out(attention: nn.Module) -> None:
+    assert set(adaptable(nn.ModuleDict({"attention": attention, "mlp": nn.Linear(8, 8)}), LINEAR)) == {"mlp"}
+
+
+class Reader(Backbone):
+    """Reads the weight of a layer in the middle without calling it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.attention = nn.MultiheadAttention(8, 2)
-        self.mlp = nn.Linear(8, 8)
+        self.layers = nn.ModuleList(nn.Linear(3, 3) for _ in range(3))
+        self.out_features = 3
+        self.identity = {}
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        first, read, last = self.layers
+        features: Tensor = last(first(inputs["pixels"].float().mean((2, 3))) @ read.weight)
+        return features
 
 
-def test_what_an_adapter_would_not_reach_is_left_out() -> None:
-    from tl_lightning.strategies.places import LINEAR, adaptable
+def test_adapters_that_never_act_are_refused_at_the_first_step(tiny: Tiny) -> None:
+    made = task("vit", tiny, LoRA(r=2))
+    made.backbone, made.head = Reader(), nn.Linear(3, 2)
+    with pytest.raises(UserError, match=r"adapters of 1 layers never act.*\(layers.1, ...\)"):
+        fit(made)
 
-    assert set(adaptable(WithAttention(), LINEAR)) == {"mlp"}
+
+class Ending(Backbone):
+    """A convolutional network with a linear layer at its end, as MobileNet has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.layers = nn.ModuleList([nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3, groups=4)])
+        self.end = nn.Linear(4, 4)
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def test_one_linear_layer_at_the_end_makes_no_transformer() -> None:
+    assert set(LoRA().chosen(Ending())) == {"layers.0", "end"}
+    assert set(PiSSA().chosen(Ending())) == {"end"}
+
+
+def test_oft_rotates_the_last_dimension_of_any_input() -> None:
+    model = nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(8, 8)])})
+    strategy = OFT(block_size=4, targets=["layers.0"])
+    strategy.insert(model)  # type: ignore[arg-type]
+    layer = model.get_submodule("layers.0")
+    with torch.no_grad():
+        next(p for n, p in layer.named_parameters() if "oft_R" in n).normal_()
+    x = torch.randn(2, 3, 5, 8)
+    torch.testing.assert_close(layer(x), layer(x.reshape(30, 8)).reshape(2, 3, 5, 8))
 
 
 @pytest.mark.parametrize("niter", [None, 16])

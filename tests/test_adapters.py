@@ -81,7 +81,8 @@ def test_merged_weights_are_a_plain_backbone(name: str, kind: str, tiny: Tiny, t
 
     made = task(kind, tiny, ADAPTERS[name][0](merge=True))
     before = made.backbone.state_dict().keys()
-    fit(made, default_root_dir=tmp_path)
+    used = fit(made, default_root_dir=tmp_path)
+    used.test(made, loader(made), verbose=False)
     tensors = load_file(tmp_path / "checkpoints/merged.safetensors")
     plain = backbone(kind, tiny)
     fresh = task(kind, tiny, ADAPTERS[name][0]())

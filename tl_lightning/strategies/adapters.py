@@ -1,5 +1,6 @@
 """The contract of an adapter: a frozen backbone, small trained parts in it (through peft), and the head."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
@@ -17,6 +18,8 @@ from tl_lightning.strategies.regularizer import Regularizer
 if TYPE_CHECKING:
     from tl_lightning.backbones.base import Backbone
     from tl_lightning.task import TransferTask
+
+PART = re.compile(r"\.(?:lora|ia3|oft|vera)_")  # where the name of a layer ends and that of its adapter begins
 
 
 def require(package: str, extra: str) -> None:
@@ -47,6 +50,7 @@ class Adapter(FineTuning, ABC):
         require("peft", "peft")
         super().__init__(layer_decay, regularizer)
         self._own: frozenset[str] = frozenset()
+        self._proved = False
 
     @abstractmethod
     def insert(self, backbone: "Backbone") -> None:
@@ -60,6 +64,20 @@ class Adapter(FineTuning, ABC):
     def keeps(self, name: str) -> bool:
         """The trained parts and the head."""
         return not name.startswith("backbone.") or name in self._own
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse parts that take no part in the first step: they never would."""
+        if self._proved:
+            return
+        self._proved = True
+        named = pl_module.named_parameters()
+        idle = [name for name, p in named if name in self._own and p.requires_grad and p.grad is None]
+        if idle:
+            layers = sorted({PART.split(name.removeprefix("backbone."))[0] for name in idle})
+            raise UserError(
+                f"The adapters of {len(layers)} layers never act, since the backbone reads the weights of these layers"
+                f" without calling them ({layers[0]}, ...): name others, strategy.targets=[...]"
+            )
 
     def acts_on(self, backbone: "Backbone") -> set[str]:
         """Names of the parameters among which the trained parts act: the layer groups that hold one of them."""
@@ -78,9 +96,9 @@ class LayerAdapter(Adapter):
     Args:
         targets: names of layers to adapt, or how they end (``query``, ``mlp.c_fc``).  By default all linear layers of
             the backbone's layers, attention and mlp alike (QLoRA, Dettmers et al., 2023, arXiv:2305.14314, section 4);
-            all convolutions above the stem where it has none.
-        merge: at the end of the fit, write the best checkpoint as plain weights to ``checkpoints/merged.safetensors``
-            (for ``backbone.weights=``).
+            in a convolutional network all convolutions above the stem, but for those in groups.
+        merge: where the best checkpoint is tested after the fit, write it as plain weights too, for
+            ``backbone.weights=``: ``checkpoints/merged.safetensors``.
         layer_decay: as in a full fine-tune, for the trained parts.
         regularizer: as in a full fine-tune; one that pulls towards pretrained weights has nothing to act on here.
     """
@@ -99,6 +117,7 @@ class LayerAdapter(Adapter):
         super().__init__(layer_decay, regularizer)
         self.targets = targets
         self.merge = merge
+        self._fitted = False
 
     @abstractmethod
     def config(self, layers: Mapping[str, nn.Module]) -> Any:
@@ -132,8 +151,12 @@ class LayerAdapter(Adapter):
         return super().decays(name, parameter) and not any(part in name for part in self.vectors)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the merged weights, where asked for."""
-        if self.merge and trainer.is_global_zero:
+        """There is something new to merge."""
+        self._fitted = True
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Merge what was tested: the best checkpoint, or what an average made of several."""
+        if self.merge and self._fitted and trainer.is_global_zero:
             write_merged(pl_module, trainer)
 
 

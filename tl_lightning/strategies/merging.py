@@ -1,11 +1,8 @@
 """Adapters merged back into plain weights."""
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import save_file
@@ -34,22 +31,10 @@ def merged_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def write_merged(task: nn.Module, trainer: Trainer) -> None:
-    """Write the best checkpoint of a fit as plain weights, ``backbone.`` and ``head.``, beside it."""
+    """Write the weights that ``task`` holds as plain ones, ``backbone.`` and ``head.``, beside the best checkpoint."""
     kept = [c.best_model_path for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-    best = next((Path(path) for path in kept if path), None)
-    folder = best.parent if best else Path(trainer.default_root_dir, "checkpoints")
+    best = next(filter(None, kept), None)
+    folder = Path(best).parent if best else Path(trainer.default_root_dir, "checkpoints")
     folder.mkdir(parents=True, exist_ok=True)
-    trained = torch.load(best, map_location="cpu", weights_only=True)["state_dict"] if best else {}
-    with _holding(task, trained), aside(folder / MERGED) as beside:
+    with aside(folder / MERGED) as beside:
         save_file(merged_state(task), beside)
-
-
-@contextmanager
-def _holding(module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """``module`` with other values for some entries of its state dict while the block runs."""
-    before = {name: value.clone() for name, value in module.state_dict().items() if name in values}
-    module.load_state_dict(values, strict=False)
-    try:
-        yield
-    finally:
-        module.load_state_dict(before, strict=False)

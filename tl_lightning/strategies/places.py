@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tl_lightning.backbones.base import Backbone
 
 LINEAR = (nn.Linear, Conv1D)  # GPT-2's Conv1D is a linear layer with its weight transposed
+READERS = ("MultiheadAttention", "ShiftedWindowAttention", "ShiftedWindowAttentionV2")  # of torch and torchvision
 Kinds = tuple[type[nn.Module], ...]
 
 
@@ -29,10 +30,10 @@ def width(layer: nn.Module) -> tuple[int, int]:
 def adaptable(backbone: nn.Module, kinds: Kinds) -> dict[str, nn.Module]:
     """All layers of these kinds by name.
 
-    Left out: convolutions in groups (depthwise ones), and what lies inside ``nn.MultiheadAttention``, which reads the
-    weights of its parts without calling them, so that an adapter there would never act.
+    Left out: convolutions in groups (depthwise ones), and what lies inside an attention that reads the weights of its
+    parts without calling them, so that an adapter there would never act.
     """
-    inside = tuple(f"{name}." for name, m in backbone.named_modules() if isinstance(m, nn.MultiheadAttention))
+    inside = tuple(f"{name}." for name, module in backbone.named_modules() if type(module).__name__ in READERS)
     return {
         name: module
         for name, module in backbone.named_modules()
@@ -41,13 +42,16 @@ def adaptable(backbone: nn.Module, kinds: Kinds) -> dict[str, nn.Module]:
 
 
 def in_layers(backbone: "Backbone", kinds: Kinds) -> dict[str, nn.Module]:
-    """The linear layers of the backbone's layers, attention and mlp alike; the convolutions where it has none.
+    """The linear layers of the backbone's layers, attention and mlp alike, or those of a convolutional network.
 
-    The input side (embeddings, stem: the first layer group) is left out.
+    The input side (embeddings, stem: the first layer group) is left out.  A network that has linear layers at its end
+    alone, or none, is a convolutional one: all its layers are taken.
     """
-    above = {name for group in backbone.layer_groups()[1:] for name in group}
-    found = {n: m for n, m in adaptable(backbone, kinds).items() if f"{n}.weight" in above}
-    return {n: m for n, m in found.items() if isinstance(m, LINEAR)} or found
+    place = {name: depth for depth, group in enumerate(backbone.layer_groups()) for name in group}
+    found = {n: m for n, m in adaptable(backbone, kinds).items() if place.get(f"{n}.weight", 0) > 0}
+    linear = {n: m for n, m in found.items() if isinstance(m, LINEAR)}
+    throughout = any(place[f"{name}.weight"] < max(place.values()) for name in linear)
+    return dict(linear) if throughout else found
 
 
 def named(backbone: nn.Module, kinds: Kinds, targets: Sequence[str], word: str) -> dict[str, nn.Module]:

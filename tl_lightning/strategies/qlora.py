@@ -15,6 +15,7 @@ from tl_lightning.strategies.regularizer import Regularizer
 
 if TYPE_CHECKING:
     from tl_lightning.backbones.base import Backbone
+    from tl_lightning.task import TransferTask
 
 QUANTISATION = re.compile(r"\.weight\.(?:nested_)?(?:absmax|quant_map|quant_state)\b")
 
@@ -53,6 +54,11 @@ class QLoRA(LoRA):
         if not torch.cuda.is_available():
             raise UserError("QLoRA computes with 4-bit weights on a CUDA GPU, and there is none: take strategy=lora")
         super().__init__(r, alpha, dropout, targets, False, layer_decay, regularizer)
+
+    def edit(self, task: "TransferTask") -> None:
+        """Keep no hold of the weights as they were before."""
+        super().edit(task)
+        self.pretrained = ()
 
     def insert(self, backbone: "Backbone") -> None:
         """Quantise, then put the adapters in."""

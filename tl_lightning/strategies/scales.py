@@ -1,4 +1,4 @@
-"""Adapters with fewer trained numbers than LoRA: scales, scales of random matrices, rotations."""
+"""Adapters that train scales alone."""
 
 import re
 import warnings
@@ -141,54 +141,3 @@ class VeRA(LayerAdapter):
         from peft import VeraModel
 
         VeraModel(backbone, self.config(self.chosen(backbone)), "default")
-
-
-class OFT(LayerAdapter):
-    """Orthogonal fine-tuning (Qiu et al., 2023, arXiv:2306.07280): the inputs of each weight are rotated in blocks.
-
-    The rotation is a Cayley transform, in its series by default (OFTv2, Qiu et al., 2025, arXiv:2506.19847).
-
-    Args:
-        block_size: features rotated together; where it does not divide the width of a layer, the nearest size that
-            does.
-        dropout: share of the blocks left unrotated in a step.
-        exact: invert a matrix rather than cut the series after five terms; slower.
-        targets: see `LayerAdapter`.
-        merge: see `LayerAdapter`.
-        layer_decay: see `LayerAdapter`.
-        regularizer: see `LayerAdapter`.
-    """
-
-    kinds = (nn.Linear,)  # peft's OFT takes no Conv1D, and turns overlapping patches of a convolution into their sum
-
-    def __init__(
-        self,
-        block_size: int = 32,
-        dropout: float = 0.0,
-        exact: bool = False,
-        targets: list[str] | None = None,
-        merge: bool = False,
-        layer_decay: float = 1.0,
-        regularizer: Regularizer | None = None,
-    ) -> None:
-        super().__init__(targets, merge, layer_decay, regularizer)
-        self.block_size = block_size
-        self.dropout = dropout
-        self.exact = exact
-
-    def config(self, layers: Mapping[str, nn.Module]) -> Any:
-        """The configuration of peft's."""
-        from peft import OFTConfig
-
-        return OFTConfig(
-            oft_block_size=self.block_size,
-            module_dropout=self.dropout,
-            use_cayley_neumann=not self.exact,
-            target_modules=list(layers),
-        )
-
-    def insert(self, backbone: "Backbone") -> None:
-        """With block sizes that fit, as documented."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"Invalid `oft_block_size` \(\d+\)! Adjusted")
-            super().insert(backbone)
