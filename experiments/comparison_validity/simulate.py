@@ -143,12 +143,31 @@ def cells(studies: int) -> Iterator[dict[str, Any]]:
             print(f"{setting} effect={effect}: {time.time() - start:.0f} s", flush=True)
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """A line for each setting and metric: in percent, level and coverage (under the null and the effect), and power."""
+    heading = ["S", "N", "seed", "difficulty", "taste", "metric", "level", "coverage", "power", "level, unpaired",
+               "Cochran", "Satterthwaite", "t over seeds", "bootstrap over examples"]  # fmt: skip
+    lines = [heading, ["---:"] * len(heading)]
+    for null, real in zip(rows, rows[len(METRICS) :], strict=False):
+        if null["effect"] or not real["effect"]:
+            continue
+        setting = [f"{null[k]:g}" for k in ("seeds", "examples", "seed_sd", "difficulty_sd", "taste_sd")]
+        others = ("unpaired", "cochran", "satterthwaite", "t_over_seeds", "bootstrap_over_examples")
+        shares = [null["compare"], real["covers"], real["compare"], *(null[k] for k in others)]
+        lines.append([*setting, null["metric"], *(f"{100 * share:.1f}" for share in shares)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def main() -> None:
     """Simulate everything and write results.json after each row."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--studies", type=int, default=2000)
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true", help="print the table of what is there, for the README")
     asked = parser.parse_args()
+    if asked.table:
+        print(table(json.loads(asked.output.read_text())))
+        return
     rows: list[dict[str, Any]] = []
     for row in cells(asked.studies):
         rows.append(row)

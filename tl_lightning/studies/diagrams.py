@@ -85,7 +85,7 @@ def _scatter(axes: Axes, points: dict[str, tuple[float, float]], front: Sequence
     few = len(points) <= MOST_NAMED
     for at, (label, (x, y)) in enumerate(points.items()):
         style: dict[str, Any] = look(at) if few else {"color": "#0072B2" if at in front else "#bbbbbb", "marker": "o"}
-        axes.plot(x, y, ls="", ms=8 if at in front else 5, mec="white", label=label, **style)
+        axes.plot(x, y, ls="", ms=9 if at in front else 6, mec="white", label=label, **style)
         if at in front and not few:
             axes.annotate(label, (x, y), (5, -3), textcoords="offset points", fontsize=7, va="top")
 

@@ -69,7 +69,11 @@ def grouped(runs: Sequence[Run], by: Sequence[str] = (), within: Sequence[Any] =
         asked = list(by)
         _check(asked, views)
         pooled = [key for key in _telling(views, [*asked, *candidates], within)[0] if key not in asked]
-        notes = [f"differs too, and is pooled: {', '.join(pooled)}"] if pooled else []
+        notes = (
+            [f"differs too, and is pooled (each value counts as a repetition, as a seed does): {', '.join(pooled)}"]
+            if pooled
+            else []
+        )
         keys = asked
     return Grouping(keys, *_collect(runs, views, keys, pooled, within, notes))
 

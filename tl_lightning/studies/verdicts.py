@@ -55,7 +55,7 @@ def sentence(pair: Pair, metric: str, comparisons: int) -> str:
     found, a, b = pair.contrast, pair.better, pair.worse
     low, high = _bounds(pair, metric)
     p = f"p {p_word(found.p)}"
-    corrected = f", by Holm over {comparisons} comparisons {p_word(pair.p)}" if comparisons > 1 else ""
+    corrected = f", corrected for {comparisons} comparisons {p_word(pair.p)}" if comparisons > 1 else ""
     seeds = f"{found.seeds} seeds{' each' if pair.paired else ' or more each, none in common'}"
     if found.one_seed:
         return _one_seed(pair, metric)
