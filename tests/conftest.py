@@ -45,6 +45,7 @@ ON_THE_HUB = {
     "distilbert/distilbert-base-uncased": "distilbert",
     "openai-community/gpt2": "gpt2",
     "FacebookAI/roberta-base": "roberta",
+    "sentence-transformers/all-MiniLM-L6-v2": "bert",
 }
 SMALL = (
     "trainer.max_epochs=1",

@@ -24,6 +24,7 @@ from tl_lightning.objectives import MultiClass
 from tl_lightning.record import read_record
 from tl_lightning.run import run
 from tl_lightning.task import TransferTask
+from tl_lightning.throughput import CLOCKED
 
 Tiny = Callable[[str], Path]
 Compose = Callable[..., dict[str, Any]]
@@ -253,7 +254,11 @@ class Scarce:
 def _ends(folder: Path) -> tuple[State, list[tuple[str, float]]]:
     stored = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     with (folder / "metrics.csv").open() as file:
-        rows = [(row["name"], float(row["value"])) for row in csv.DictReader(file) if "per_second" not in row["name"]]
+        rows = [
+            (row["name"], float(row["value"]))
+            for row in csv.DictReader(file)
+            if row["name"].removeprefix("train/") not in CLOCKED
+        ]
     return stored, rows
 
 

@@ -21,6 +21,7 @@ from tl_lightning.checkpoints import AsideCheckpointIO
 from tl_lightning.errors import UserError, first_line
 from tl_lightning.interrupt import StopAtStep
 from tl_lightning.job import ALONE, Job
+from tl_lightning.length import limited
 from tl_lightning.objectives import mode
 from tl_lightning.soup import Soup
 from tl_lightning.task import TransferTask
@@ -140,7 +141,7 @@ def make_trainer(
         )
     except (MisconfigurationException, ValueError) as fault:  # what no annotation says: such a device is not here
         raise UserError(f"trainer: {first_line(fault)}") from fault
-    steps = max(1, len(data.train_dataloader()) // trainer.world_size)
+    steps = max(1, limited(len(data.train_dataloader()) // trainer.world_size, trainer.limit_train_batches))
     every = min(settings.get("log_every_n_steps") or LOG_EVERY, steps)  # a short epoch logs too
     trainer.log_every_n_steps = every  # type: ignore[attr-defined]
     return trainer

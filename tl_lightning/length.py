@@ -36,15 +36,20 @@ def training_length(trainer: Trainer) -> Length:
         steps, batches = trainer.estimated_stepping_batches, trainer.num_training_batches
         per_epoch = math.ceil(batches / trainer.accumulate_grad_batches) if math.isfinite(batches) else steps
         return Length(int(_ending(steps)), max(1, int(per_epoch)))
-    batches, limit = len(data.train_dataloader()), trainer.limit_train_batches
-    if limit is not None:
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    batches = limited(len(data.train_dataloader()), trainer.limit_train_batches)
     per_epoch = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
     limits = (
         per_epoch * trainer.max_epochs if trainer.max_epochs not in (None, -1) else math.inf,
         trainer.max_steps if trainer.max_steps >= 0 else math.inf,
     )
     return Length(int(_ending(min(limits))), per_epoch)
+
+
+def limited(batches: int, limit: float | None) -> int:
+    """How many of an epoch's batches are used under ``limit_train_batches``: a number of them, or a share."""
+    if limit is None:
+        return batches
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
 
 def _ending(steps: float) -> float:

@@ -19,7 +19,7 @@ from tl_lightning.errors import UserError
 from tl_lightning.files import aside
 from tl_lightning.guard import redacted
 
-RECORD = "run.json"
+RECORD, CONFIG = "run.json", "config.yaml"
 PACKAGES = (
     "tl_lightning",
     "torch",

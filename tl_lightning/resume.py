@@ -11,12 +11,11 @@ import yaml
 from tl_lightning.checkpoints import LAST, PREVIOUS
 from tl_lightning.errors import UserError
 from tl_lightning.identity import FREE, flat, identity
-from tl_lightning.record import RECORD, read_record, still_runs
+from tl_lightning.record import CONFIG, RECORD, read_record, still_runs
 
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
-CONFIG = "config.yaml"
 ENDED = ("finished", "pruned")  # auto goes on with none of these
 
 

@@ -26,8 +26,8 @@ from tl_lightning.interrupt import Interrupted, StopAtStep, graceful
 from tl_lightning.job import ALONE, Job
 from tl_lightning.quiet import quiet, without_bar
 from tl_lightning.ranks import Others
-from tl_lightning.record import RECORD, Record, peak_memory_bytes, write_json, write_text
-from tl_lightning.resume import CONFIG, resumed_folder
+from tl_lightning.record import CONFIG, RECORD, Record, peak_memory_bytes, write_json, write_text
+from tl_lightning.resume import resumed_folder
 
 log = logging.getLogger(__name__)
 

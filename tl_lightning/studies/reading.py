@@ -11,8 +11,7 @@ import yaml
 
 from tl_lightning.errors import UserError, first_line
 from tl_lightning.identity import flat
-from tl_lightning.record import read_record, still_runs
-from tl_lightning.resume import CONFIG
+from tl_lightning.record import CONFIG, read_record, still_runs
 
 CURVES = "metrics.csv"
 FINISHED = "finished"
