@@ -80,8 +80,9 @@ def without_dropout(tiny: Tiny, tmp_path: Path) -> Tiny:
     return lambda _: folder
 
 
-def test_two_processes_are_one(without_dropout: Tiny, tmp_path: Path) -> None:
-    one, two = (_run(tmp_path, without_dropout, n) for n in (1, 2))
+@pytest.mark.parametrize("strategy", ["full", "lora", "adalora"])
+def test_two_processes_are_one(strategy: str, without_dropout: Tiny, tmp_path: Path) -> None:
+    one, two = (_run(tmp_path, without_dropout, n, f"strategy={strategy}") for n in (1, 2))
     weights = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (one, two)]
     assert weights[0].keys() == weights[1].keys()
     for name, tensor in weights[0].items():
