@@ -66,7 +66,7 @@ class OFT(LayerAdapter):
             super().insert(backbone)
         for module in backbone.modules():
             if isinstance(module, OFTRotationModule):
-                module.forward = _over_rows(module.forward)
+                module.forward = _over_rows(module.forward)  # type: ignore[method-assign]
 
 
 def _over_rows(rotate: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
