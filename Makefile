@@ -26,8 +26,8 @@ demo: $(VENV)/.demo  ## fine-tune a small pretrained model beside the same one f
 test: $(VENV)/.dev  ## all quick tests
 	$(BIN)/python -m pytest -n $(WORKERS)
 
-test-slow: $(VENV)/.dev  ## kills, several processes, a wheel in a fresh environment
-	$(BIN)/python -m pytest -m slow
+test-slow: $(VENV)/.dev  ## kills, several processes, fuzzing, a wheel in a fresh environment
+	$(BIN)/python -m pytest -m slow -n $(WORKERS)
 
 check: $(VENV)/.dev  ## lint, format, types
 	$(BIN)/ruff check .
