@@ -21,7 +21,7 @@ from tl_lightning.data.store import Store, TokenStore
 from tl_lightning.data.tables import Columns, Table
 
 SHAPES = 16
-"""Lengths to pad to where there must be few: 5.9% of padding on SST-2, and 16 compilations."""
+"""Lengths to pad to where there must be few: 5.9% of padding on SST-2."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -34,8 +34,8 @@ class TextData(SplitData):
     texts. The other parameters: see SplitData.
 
     Training batches hold texts of like length; when evaluating, the longest come first. shapes: pad training batches
-    to one of so many lengths, chosen to pad least, in place of the longest text of each batch (default: 16 for
-    compiled training and with max_tokens). max_tokens: tokens of a padded training batch on each device, in place of
+    to one of so many lengths, chosen to pad least, in place of the longest text of each batch (default: 16 with
+    max_tokens). max_tokens: tokens of a padded training batch on each device, in place of
     batch_size: short texts come in larger batches; twice as many when evaluating without eval_batch_size.
     """
 
