@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
-from tl_lightning.data import TextFiles
+from tl_lightning.data import TextFiles, duplicates
 from tl_lightning.data.duplicates import (
     BITS,
     Near,
@@ -157,9 +157,10 @@ def test_every_picture_has_a_hash(size: tuple[int, int]) -> None:
     assert perceptual_hash(torch.zeros(1, *size)) == 0
 
 
-def test_near_images_are_those_of_all_pairs() -> None:
+def test_near_images_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "SLICE", 1 << 10)  # in several slices
     draw = np.random.default_rng(0)
-    old = draw.integers(0, 1 << 64, 800, dtype=np.uint64)
+    old = draw.integers(0, 1 << 64, 20_000, dtype=np.uint64)  # some 40 in a bucket
     flips = [
         np.bitwise_or.reduce(np.uint64(1) << draw.choice(64, n, replace=False).astype(np.uint64)) for n in range(1, 13)
     ]

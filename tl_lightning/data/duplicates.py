@@ -23,9 +23,10 @@ SHINGLE = 4
 BITS = 6
 """Perceptual hashes of 64 bits that differ in so many at most are near."""
 SHOWN = 5
-LARGEST_BUCKET = 64
-"""Of more rows than these with one band in common, only this many are compared."""
-_PRIME = np.uint64((1 << 61) - 1)
+LARGEST_BUCKET = 16
+"""Of more texts than these with one band in common, only this many are compared."""
+SLICE = 1 << 16
+"""Pairs that are compared at once: some ten megabytes of signatures."""
 
 
 class Near(NamedTuple):
@@ -92,10 +93,20 @@ def near_texts(signatures: Mapping[str, Array], known: Mapping[str, Array] | Non
     found = {}
     for one, other in combinations(signatures, 2):
         old, new = signatures[one], signatures[other]
-        candidates = _candidates(_bands(old), _bands(new))
-        similar = (old[candidates[:, 0]] == new[candidates[:, 1]]).mean(1) >= NEAR
+        candidates = _candidates(_bands(old), _bands(new), LARGEST_BUCKET)
+        similar = np.concatenate([_equal_share(old, new, part) >= NEAR for part in _slices(candidates)])
         found[f"{one} & {other}"] = _near(candidates[similar], (known[one], known[other]) if known else None)
     return found
+
+
+def _slices(pairs: Indices) -> list[Indices]:
+    """Parts of some ten megabytes once the signatures stand side by side."""
+    return [pairs[at : at + SLICE] for at in range(0, max(1, len(pairs)), SLICE)]
+
+
+def _equal_share(old: Array, new: Array, pairs: Indices) -> Array:
+    share: Array = (old[pairs[:, 0]] == new[pairs[:, 1]]).mean(1)
+    return share
 
 
 def _bands(signatures: Array) -> npt.NDArray[np.uint64]:
@@ -108,18 +119,18 @@ def _bands(signatures: Array) -> npt.NDArray[np.uint64]:
     return mixed
 
 
-def _candidates(old: Array, new: Array) -> Indices:
-    """Pairs of rows that share a value in the same column: (P, 2) positions, each pair once."""
-    pairs = [_sharing(old[:, column], new[:, column]) for column in range(old.shape[1])]
+def _candidates(old: Array, new: Array, most: int) -> Indices:
+    """Pairs of rows that share a value in the same column, ``most`` for each row and value: (P, 2), each pair once."""
+    pairs = [_sharing(old[:, column], new[:, column], most) for column in range(old.shape[1])]
     joined = np.concatenate(pairs)
     whole = np.unique(joined[:, 0] * len(new) + joined[:, 1])  # many times faster than over an axis
     return np.stack(np.divmod(whole, max(1, len(new))), 1)
 
 
-def _sharing(old: Array, new: Array) -> Indices:
+def _sharing(old: Array, new: Array, most: int) -> Indices:
     order = np.argsort(old, kind="stable")
     first, last = (np.searchsorted(old[order], new, side) for side in ("left", "right"))
-    sizes = np.minimum(last - first, LARGEST_BUCKET)
+    sizes = np.minimum(last - first, most)
     second = np.repeat(np.arange(len(new)), sizes)
     offsets = np.arange(len(second)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return np.stack([order[np.repeat(first, sizes) + offsets], second], 1)
@@ -150,15 +161,22 @@ def near_images(hashes: Mapping[str, Array], known: Mapping[str, Array] | None =
     """Near duplicates between every two splits, by their perceptual hashes (N,) uint64; pairs are positions.
 
     Two hashes that differ in at most BITS = 6 bits agree in at least one of seven pieces of 9 or 10 bits (the
-    pigeonhole principle), so only those that do are compared; none is missed but in buckets of many equal pieces.
+    pigeonhole principle), so only those that do are compared, and none is missed.
     """
     found = {}
     for one, other in combinations(hashes, 2):
         old, new = (np.asarray(hashes[split], np.uint64) for split in (one, other))
-        candidates = _candidates(_pieces(old), _pieces(new))
-        apart = np.bitwise_count(old[candidates[:, 0]] ^ new[candidates[:, 1]])
-        found[f"{one} & {other}"] = _near(candidates[apart <= BITS], (known[one], known[other]) if known else None)
+        step = max(1, (SLICE << 6) // max(1, len(old) >> 6))  # so many rows have some million candidates
+        near = [_close(old, new, np.arange(at, min(at + step, len(new)))) for at in range(0, max(1, len(new)), step)]
+        found[f"{one} & {other}"] = _near(np.concatenate(near), (known[one], known[other]) if known else None)
     return found
+
+
+def _close(old: Array, new: Array, rows: Indices) -> Indices:
+    candidates = _candidates(_pieces(old), _pieces(new[rows]), len(old))
+    apart = np.bitwise_count(old[candidates[:, 0]] ^ new[rows][candidates[:, 1]])
+    kept = candidates[apart <= BITS]
+    return np.stack([kept[:, 0], rows[kept[:, 1]]], 1)
 
 
 def _pieces(hashes: Array) -> Array:
