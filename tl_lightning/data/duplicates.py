@@ -1,6 +1,6 @@
 """Near duplicates: texts or pictures that are almost the same in two splits, found without comparing all pairs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import NamedTuple
 
@@ -25,6 +25,9 @@ BITS = 6
 SHOWN = 5
 LARGEST_BUCKET = 16
 """Of more texts than these with one band in common, only this many are compared."""
+SOME_LETTERS = 1 << 18
+SOME_ROWS = 1 << 12
+"""Rows of a split that are looked up at once."""
 SLICE = 1 << 16
 """Pairs that are compared at once: some ten megabytes of signatures."""
 
@@ -41,6 +44,23 @@ def signatures(texts: Sequence[str]) -> npt.NDArray[np.uint32]:
 
     Texts that differ in case, punctuation and spaces alone have the same signature.
     """
+    parts = [_signatures(texts[start:end]) for start, end in _parts(texts)]
+    return np.concatenate(parts) if parts else np.empty((0, BANDS * ROWS), np.uint32)
+
+
+def _parts(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Where to cut, so that the numbers made of some letters at a time take some ten megabytes."""
+    start = letters = 0
+    for at, text in enumerate(texts):
+        if letters and letters + len(text) > SOME_LETTERS:
+            yield start, at
+            start, letters = at, 0
+        letters += len(text) + 1
+    if texts:
+        yield start, len(texts)
+
+
+def _signatures(texts: Sequence[str]) -> npt.NDArray[np.uint32]:
     flat, starts, lengths = _shingles(texts)
     found = np.empty((len(texts), BANDS * ROWS), np.uint32)
     for column, (factor, shift) in enumerate(_hashes()):
@@ -93,10 +113,19 @@ def near_texts(signatures: Mapping[str, Array], known: Mapping[str, Array] | Non
     found = {}
     for one, other in combinations(signatures, 2):
         old, new = signatures[one], signatures[other]
-        candidates = _candidates(_bands(old), _bands(new), LARGEST_BUCKET)
-        similar = np.concatenate([_equal_share(old, new, part) >= NEAR for part in _slices(candidates)])
-        found[f"{one} & {other}"] = _near(candidates[similar], (known[one], known[other]) if known else None)
+        table = [_Sorted(column) for column in _bands(old).T]
+        near = [_similar(old, new, table, at) for at in range(0, max(1, len(new)), SOME_ROWS)]
+        found[f"{one} & {other}"] = _near(np.concatenate(near), (known[one], known[other]) if known else None)
     return found
+
+
+def _similar(old: Array, new: Array, table: list["_Sorted"], at: int) -> Indices:
+    """The near pairs of some rows of the second split, from row ``at`` on."""
+    candidates = _candidates(table, _bands(new[at : at + SOME_ROWS]), LARGEST_BUCKET)
+    candidates[:, 1] += at
+    similar = np.concatenate([_equal_share(old, new, part) >= NEAR for part in _slices(candidates)])
+    near: Indices = candidates[similar]
+    return near
 
 
 def _slices(pairs: Indices) -> list[Indices]:
@@ -111,29 +140,36 @@ def _equal_share(old: Array, new: Array, pairs: Indices) -> Array:
 
 def _bands(signatures: Array) -> npt.NDArray[np.uint64]:
     """One number for each band of each row, (N, BANDS)."""
-    values = signatures.astype(np.uint64).reshape(len(signatures), BANDS, ROWS)
+    values = signatures.reshape(len(signatures), BANDS, ROWS)
     mixed = np.zeros(values.shape[:2], np.uint64)
     for row in range(ROWS):
-        mixed = (mixed ^ values[..., row]) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ values[..., row].astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
         mixed ^= mixed >> np.uint64(29)
     return mixed
 
 
-def _candidates(old: Array, new: Array, most: int) -> Indices:
+class _Sorted:
+    """A column of numbers with the order that sorts it."""
+
+    def __init__(self, column: Array) -> None:
+        self.order = np.argsort(column, kind="stable")
+        self.values = column[self.order]
+
+
+def _candidates(old: Sequence[_Sorted], new: Array, most: int) -> Indices:
     """Pairs of rows that share a value in the same column, ``most`` for each row and value: (P, 2), each pair once."""
-    pairs = [_sharing(old[:, column], new[:, column], most) for column in range(old.shape[1])]
+    pairs = [_sharing(column, new[:, at], most) for at, column in enumerate(old)]
     joined = np.concatenate(pairs)
     whole = np.unique(joined[:, 0] * len(new) + joined[:, 1])  # many times faster than over an axis
     return np.stack(np.divmod(whole, max(1, len(new))), 1)
 
 
-def _sharing(old: Array, new: Array, most: int) -> Indices:
-    order = np.argsort(old, kind="stable")
-    first, last = (np.searchsorted(old[order], new, side) for side in ("left", "right"))
+def _sharing(old: _Sorted, new: Array, most: int) -> Indices:
+    first, last = (np.searchsorted(old.values, new, side) for side in ("left", "right"))
     sizes = np.minimum(last - first, most)
     second = np.repeat(np.arange(len(new)), sizes)
     offsets = np.arange(len(second)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return np.stack([order[np.repeat(first, sizes) + offsets], second], 1)
+    return np.stack([old.order[np.repeat(first, sizes) + offsets], second], 1)
 
 
 def _near(pairs: Indices, known: tuple[Array, Array] | None) -> Near:
@@ -167,13 +203,15 @@ def near_images(hashes: Mapping[str, Array], known: Mapping[str, Array] | None =
     for one, other in combinations(hashes, 2):
         old, new = (np.asarray(hashes[split], np.uint64) for split in (one, other))
         step = max(1, (SLICE << 6) // max(1, len(old) >> 6))  # so many rows have some million candidates
-        near = [_close(old, new, np.arange(at, min(at + step, len(new)))) for at in range(0, max(1, len(new)), step)]
+        table = [_Sorted(column) for column in _pieces(old).T]
+        parts = [np.arange(at, min(at + step, len(new))) for at in range(0, max(1, len(new)), step)]
+        near = [_close(old, new, rows, table) for rows in parts]
         found[f"{one} & {other}"] = _near(np.concatenate(near), (known[one], known[other]) if known else None)
     return found
 
 
-def _close(old: Array, new: Array, rows: Indices) -> Indices:
-    candidates = _candidates(_pieces(old), _pieces(new[rows]), len(old))
+def _close(old: Array, new: Array, rows: Indices, table: Sequence[_Sorted]) -> Indices:
+    candidates = _candidates(table, _pieces(new[rows]), len(old))
     apart = np.bitwise_count(old[candidates[:, 0]] ^ new[rows][candidates[:, 1]])
     kept = candidates[apart <= BITS]
     return np.stack([kept[:, 0], rows[kept[:, 1]]], 1)
