@@ -1,13 +1,15 @@
 """The statistics: against closed forms, against other libraries, and on simulated studies with a known truth."""
 
+import json
+
 import numpy as np
 import pytest
 import scikit_posthocs
 import scipy.stats
 from statsmodels.stats.multitest import multipletests
 
-from experiments.comparison_validity.simulate import EFFECT, Setting, simulate
-from tl_lightning.studies.levels import half_widths, holm, p_values, to_tell
+from experiments.comparison_validity.simulate import EFFECT, METRICS, RESULTS, Setting, settings, simulate, table
+from tl_lightning.studies.levels import half_width, half_widths, holm, p_values, to_tell
 from tl_lightning.studies.outcomes import Array
 from tl_lightning.studies.ranking import Ranking, cliques, ranked
 from tl_lightning.studies.resampling import draws
@@ -89,6 +91,12 @@ def test_the_same_predictions_are_no_difference() -> None:
     assert (found.p, found.interval, found.more_seeds, found.more_examples) == (1.0, (0.0, 0.0), None, None)
 
 
+def test_with_two_seeds_the_half_width_is_cochrans() -> None:
+    parts, degrees = np.full((2, 2), 0.5), np.array([[1.0, 999.0], [2.0, 999.0]])
+    both = half_widths(parts, degrees, 0.05)
+    assert half_width(parts, degrees, 0.05) == pytest.approx([both[0, 0], both[:, 1].mean()])
+
+
 def test_the_half_widths_meet_at_their_ends() -> None:
     for share in (0.0, 1.0):
         cochran, satterthwaite = half_widths(np.array([share, 1 - share]), np.array([2.0, 999.0]), 0.05)
@@ -152,3 +160,14 @@ def test_simulated_studies(setting: Setting, effect: float) -> None:
             assert max(low, 0.001) <= shares["compare"] <= high
             if setting.seed_sd == 0.3:
                 assert shares["bootstrap_over_examples"] > 2 * high, "counting examples alone is not enough"
+
+
+def test_the_measured_levels_meet_the_criterion() -> None:
+    """The full simulation, as stored: level 3% to 7%, coverage 93% to 97%."""
+    rows = json.loads(RESULTS.read_text())
+    assert len(rows) == 2 * len(METRICS) * len(settings())
+    assert {row["studies"] for row in rows} == {2000}
+    assert all(0.03 <= row["compare"] <= 0.07 for row in rows if not row["effect"])
+    assert all(0.93 <= row["covers"] <= 0.97 for row in rows)
+    readme = RESULTS.with_name("README.md").read_text()
+    assert table(rows) in readme, "the README shows the stored figures: simulate.py --table"

@@ -4,8 +4,9 @@ A difference whose variance is a sum of parts, one over a handful of seeds and o
 exact t distribution (the Behrens-Fisher problem).  Two classical half widths err on either side, as
 experiments/comparison_validity measures: Cochran's, whose critical value is the mean of the parts' t values weighted
 by the parts (Cochran and Cox, 1957, section 4.14), is too wide; Satterthwaite's (1946, doi:10.2307/3002019), t with
-``(sum V)^2 / sum(V^2 / f)`` degrees of freedom, is too narrow.  The half width here is the mean of the two.  A p-value
-is the level at which the interval just leaves out zero.
+``(sum V)^2 / sum(V^2 / f)`` degrees of freedom, is too narrow.  The half width here is the mean of the two, and with
+two seeds, where Satterthwaite's is far too narrow, Cochran's alone.  A p-value is the level at which the interval just
+leaves out zero.
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ ALPHA = 0.05
 POWER = 0.8
 MOST_SEEDS = 1000
 SMALLEST_P = 1e-12
+FEWEST_DEGREES = 2
 
 
 def half_widths(parts: Array, degrees: Array, alpha: float | Array) -> Array:
@@ -37,13 +39,19 @@ def half_widths(parts: Array, degrees: Array, alpha: float | Array) -> Array:
     return np.where(total > 0, np.stack([cochran, satterthwaite]), 0.0)
 
 
+def half_width(parts: Array, degrees: Array, alpha: float | Array) -> Array:
+    """The half width that is used, (P,)."""
+    cochran, satterthwaite = half_widths(parts, degrees, alpha)
+    return np.asarray(np.where(degrees.min(axis=-1) < FEWEST_DEGREES, cochran, (cochran + satterthwaite) / 2))
+
+
 def p_values(differences: Array, parts: Array, degrees: Array) -> Array:
     """The level at which each interval just leaves out zero, at least 1e-12: (P,)."""
     distance = np.abs(differences)
     low, high = np.full(len(distance), np.log(SMALLEST_P)), np.zeros(len(distance))
     for _ in range(40):
         middle = (low + high) / 2
-        outside = half_widths(parts, degrees, np.exp(middle)).mean(axis=0) < distance
+        outside = half_width(parts, degrees, np.exp(middle)) < distance
         low, high = np.where(outside, low, middle), np.where(outside, middle, high)
     return np.where(distance == 0, 1.0, np.exp(high))
 

@@ -15,10 +15,11 @@ Seeds are repetitions of one configuration. "Over seeds" is the t-interval of th
 is the percentile bootstrap over test examples of the same mean: the one speaks of training again, the other of another
 draw of examples. A comparison counts both: its variance is the variance of the paired differences over seeds plus the
 part of the examples that more seeds do not take away (examples crossed with seeds, as in Clark, 1973; see Bouthillier
-et al., 2021). The half width of its interval is the mean of Cochran's and Satterthwaite's, which simulated studies with
-a known truth bear out (experiments/comparison_validity). The p-values of all pairs are corrected together (Holm, 1979).
-"About k seeds more" is what would find a difference as large as the one seen with a power of 80%: an estimate from a
-small study. What the choice of training data adds to chance is not counted unless they change with the seed."""
+et al., 2021). The half width of its interval is the mean of Cochran's and Satterthwaite's (with two seeds Cochran's),
+which simulated studies with a known truth bear out (experiments/comparison_validity). The p-values of all pairs are
+corrected together (Holm, 1979). "About k seeds more" is what would find a difference as large as the one seen with a
+power of 80%: an estimate from a small study. What the choice of training data adds to chance is not counted unless
+they change with the seed."""
 
 CSS = Path(__file__).parents[1] / "assets" / "comparison.css"
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-from tl_lightning.studies.levels import ALPHA, half_widths, p_values, to_tell
+from tl_lightning.studies.levels import ALPHA, half_width, p_values, to_tell
 from tl_lightning.studies.outcomes import Array
 
 Bounds = tuple[float, float]
@@ -114,7 +114,7 @@ def contrasts(pairs: Sequence[Sequence[Arm]], examples: int) -> list[Contrast]:
         return []
     parts, degrees = map(np.array, zip(*(sources(arms, examples) for arms in pairs), strict=True))
     differences = np.array([sum(arm.mean for arm in arms) for arms in pairs])
-    halves, levels = half_widths(parts, degrees, ALPHA).mean(axis=0), p_values(differences, parts, degrees)
+    halves, levels = half_width(parts, degrees, ALPHA), p_values(differences, parts, degrees)
     return [
         _contrast(arms, float(d), float(half), float(p), sources, examples)
         for arms, d, half, p, sources in zip(pairs, differences, halves, levels, parts, strict=True)
