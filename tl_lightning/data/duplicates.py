@@ -1,6 +1,6 @@
 """Near duplicates: texts or pictures that are almost the same in two splits, found without comparing all pairs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from tl_lightning.data.base import Array, Indices
+from tl_lightning.data.portions import portions
 
 BANDS, ROWS = 8, 4
 """A signature has BANDS * ROWS values. Two texts meet if one whole band agrees: at a similarity of 0.8 in 98.5 of
@@ -25,7 +26,6 @@ BITS = 6
 SHOWN = 5
 LARGEST_BUCKET = 16
 """Of more texts than these with one band in common, only this many are compared."""
-SOME_LETTERS = 1 << 18
 SOME_ROWS = 1 << 12
 """Rows of a split that are looked up at once."""
 SLICE = 1 << 16
@@ -44,20 +44,8 @@ def signatures(texts: Sequence[str]) -> npt.NDArray[np.uint32]:
 
     Texts that differ in case, punctuation and spaces alone have the same signature.
     """
-    parts = [_signatures(texts[start:end]) for start, end in _parts(texts)]
+    parts = [_signatures(texts[portion]) for portion in portions(texts)]
     return np.concatenate(parts) if parts else np.empty((0, BANDS * ROWS), np.uint32)
-
-
-def _parts(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Where to cut, so that the numbers made of some letters at a time take some ten megabytes."""
-    start = letters = 0
-    for at, text in enumerate(texts):
-        if letters and letters + len(text) > SOME_LETTERS:
-            yield start, at
-            start, letters = at, 0
-        letters += len(text) + 1
-    if texts:
-        yield start, len(texts)
 
 
 def _signatures(texts: Sequence[str]) -> npt.NDArray[np.uint32]:

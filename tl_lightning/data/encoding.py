@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from tl_lightning.data.base import Array
+from tl_lightning.data.portions import portions
 from tl_lightning.errors import UserError
 from tl_lightning.images import ImageSpec
 
@@ -55,6 +56,16 @@ class Encoder:
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Encoded:
         """N texts, or N pairs."""
+        parts = [self._some(texts[portion], pairs and pairs[portion]) for portion in portions(texts)]
+        types = [part.types for part in parts if part.types is not None]
+        return Encoded(
+            np.concatenate([part.tokens for part in parts]),
+            np.concatenate(types) if types else None,
+            np.concatenate([part.lengths for part in parts]),
+            np.concatenate([part.truncated for part in parts]),
+        )
+
+    def _some(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Encoded:
         batch = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         found = self._backend.encode_batch_fast(batch)
         return Encoded(
