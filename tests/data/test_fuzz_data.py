@@ -235,9 +235,7 @@ def test_a_cell_of_ten_megabytes_is_read_in_bounded_memory(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    reason="known: the resident size still grows by about the texts' own size, 370 MB here", strict=False
-)
+@pytest.mark.xfail(reason="known: resident size still grows by about the texts' own size", strict=False)
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_a_file_of_300_megabytes_is_read_in_bounded_memory(kind: str, tmp_path: Path) -> None:
     text = "good " * 600
