@@ -132,6 +132,14 @@ def test_the_parts_of_a_resumed_run_are_one_run(
     assert taking.asked == asked
 
 
+def test_parts_within_one_second_are_one_run(tmp_path: Path) -> None:
+    parts = [tmp_path / f"wandb/offline-run-20260101_000000-abcd1234{more}" for more in ("", "-1")]
+    for part in parts:
+        part.mkdir(parents=True)
+        (part / "run-abcd1234.wandb").touch()
+    assert offline_runs(tmp_path) == [parts]
+
+
 def test_a_broken_server_loses_nothing(
     server: Callable[[int], StandIn], left: Callable[[int], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -49,8 +49,8 @@ def offline_runs(root: Path) -> list[list[Path]]:
     """The folders of each run that is not uploaded yet, in the order of time; one that was resumed has several."""
     runs: dict[str, list[Path]] = {}
     for folder in sorted(root.rglob(OFFLINE), key=lambda path: path.name):
-        if any(folder.glob("*.wandb")):
-            runs.setdefault(folder.name.rsplit("-", 1)[-1], []).append(folder)
+        for file in folder.glob("*.wandb"):  # its name is the id; the folder's has a number behind it within one second
+            runs.setdefault(file.stem, []).append(folder)
     return [parts for parts in runs.values() if not all(map(_uploaded, parts))]
 
 
