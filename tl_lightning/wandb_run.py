@@ -113,22 +113,30 @@ def log_best(loggers: Sequence[Logger], metrics: Mapping[str, float]) -> None:
             logger.inner.experiment.summary.update({f"best/{name}": value for name, value in metrics.items()})
 
 
-def log_study_page(path: Path, name: str, group: str, project: str = "tl_lightning", entity: str | None = None) -> None:
+def log_study_page(
+    path: Path,
+    group: str,
+    run_id: str,
+    project: str = "tl_lightning",
+    entity: str | None = None,
+    mode: str | None = None,
+) -> None:
     """Keep a page about many runs on W&B: an artifact of a small run of its own in their group; offline as any run.
 
     Args:
         path: the page.
-        name: of the artifact.
-        group: of the runs that the page is about.
+        group: of the runs that the page is about; the artifact has its name.
+        run_id: of the small run.
         project: on Weights & Biases.
         entity: user or team; by default that of the key.
+        mode: online, offline or disabled; by default online where that works.
     """
     import wandb
 
-    mode = os.environ.get("WANDB_MODE") or ("online" if reachable() else "offline")
-    what = {"project": project, "entity": entity, "name": f"{name}-page", "group": group, "job_type": "study"}
-    run = _started(mode, what, path.parent)
-    page = wandb.Artifact(re.sub(r"[^\w.-]", "_", name), type="study")
+    mode = mode or os.environ.get("WANDB_MODE") or ("online" if reachable() else "offline")
+    what = {"project": project, "entity": entity, "name": f"{group}-page", "group": group, "job_type": "study"}
+    run = _started(mode, {**what, "id": run_id}, path.parent)
+    page = wandb.Artifact(re.sub(r"[^\w.-]", "_", group), type="study")
     page.add_file(str(path))
     run.log_artifact(page)
     run.finish()

@@ -68,9 +68,9 @@ def test_a_new_run_has_an_id_before_it_ends(words: list[str], compose: Compose, 
 
 def test_the_page_of_a_study_is_an_artifact(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text("<h1>which was better</h1>")
-    wandb_run.log_study_page(tmp_path / "page.html", "mini now", "mini-now")
+    wandb_run.log_study_page(tmp_path / "page.html", "mini now", "abcd1234")
     (folder,) = tmp_path.glob("wandb/offline-run-*")
     text = _inspect(folder)
     assert "mini_now" in text
     assert '"study"' in text
-    assert json.dumps("mini-now") in text
+    assert json.dumps("mini now") in text

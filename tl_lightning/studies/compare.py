@@ -10,7 +10,7 @@ from tl_lightning.commands import given
 from tl_lightning.errors import UserError
 from tl_lightning.record import RECORD, write_text
 from tl_lightning.studies import page, tables
-from tl_lightning.studies.page import title_of
+from tl_lightning.studies.page import Plot, title_of
 from tl_lightning.studies.study import Study, study
 from tl_lightning.studies.verdicts import verdict
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PAGE = "comparison.html"
 FOLDER = "comparison"
 MOST_LINES = 11  # of a verdict, on the terminal
-KEYS = {"by": "", "metric": "", "output": "", "plots": True, "pdf": False}
+KEYS = {"by": "", "metric": "", "output": "", "plots": True, "pdf": False, "wandb": False}
 USAGE = """\
 python -m tl_lightning compare DIR [DIR ...] [by=strategy,data.shots] [metric=accuracy,f1] [output=DIR]
   DIR     run directories, multiruns, or any folder above them
@@ -28,6 +28,7 @@ python -m tl_lightning compare DIR [DIR ...] [by=strategy,data.shots] [metric=ac
   metric  test metrics to compare (by default the one that selected)
   output  where tables, plots and the page go (by default DIR/comparison)
   plots   false leaves them out
+  wandb   true keeps the page on Weights & Biases, in the group of the runs
   pdf     true writes each plot as PDF beside its SVG"""
 
 
@@ -43,7 +44,17 @@ def main(words: Sequence[str]) -> None:
         print(f"note: {note}", file=sys.stderr)
     folder = output_folder(roots, options["output"])
     path = write(found, title_of(roots), folder, plots=options["plots"], pdf=options["pdf"])
+    if options["wandb"]:
+        _publish(found, path)
     print(f"\npage    {path}\ntables  {path.parent}: comparison.md, comparison.tex, groups.csv, pairs.csv, runs.csv")
+
+
+def _publish(found: Study, path: Path) -> None:
+    from tl_lightning.studies.publish import publish
+
+    first = found.runs[0]
+    settings = {key.removeprefix("logger."): value for key, value in first.config.items() if key.startswith("logger.")}
+    publish(path, str(first.fact("wandb", "group") or first.record.get("name")), settings)
 
 
 def compare_page(folder: Path) -> Path:
@@ -86,8 +97,8 @@ def write(found: Study, title: str, folder: Path, plots: bool = True, pdf: bool 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_tables(found, title, folder)
-        drawn, notes = _drawn(found, folder, pdf) if plots else _bare(found)
-        write_text(folder / PAGE, page.page(found, title, drawn, notes))
+        drawn, notes, searched = _drawn(found, folder, pdf) if plots else _bare(found)
+        write_text(folder / PAGE, page.page(found, title, drawn, notes, searched))
     except OSError as fault:
         reason = fault.strerror or os.strerror(fault.errno or 0)
         raise UserError(f"{folder} cannot be written ({reason}): choose another folder, as output=FOLDER") from fault
@@ -102,14 +113,17 @@ def _write_tables(found: Study, title: str, folder: Path) -> None:
     write_text(folder / "runs.csv", tables.runs_csv(found))
 
 
-def _drawn(found: Study, folder: Path, pdf: bool) -> "tuple[Drawn, list[str]]":
-    from tl_lightning.studies.illustrate import illustrate  # imports matplotlib
+def _drawn(found: Study, folder: Path, pdf: bool) -> "tuple[Drawn, list[str], list[tuple[str, list[Plot]]]]":
+    from tl_lightning.studies import searched  # imports matplotlib, as does the next
+    from tl_lightning.studies.illustrate import illustrate
 
-    return illustrate(found, folder, pdf)
+    drawn, notes = illustrate(found, folder, pdf)
+    searches, unread = searched.searches(run.folder for run in found.runs)
+    return drawn, [*notes, *unread], searched.draw(searches, folder, pdf)
 
 
-def _bare(found: Study) -> "tuple[Drawn, list[str]]":
-    return [(one, metric, []) for one in found.sets for metric in found.metrics], []
+def _bare(found: Study) -> "tuple[Drawn, list[str], list[tuple[str, list[Plot]]]]":
+    return [(one, metric, []) for one in found.sets for metric in found.metrics], [], []
 
 
 def _listed(words: str) -> list[str]:

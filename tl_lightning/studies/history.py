@@ -14,11 +14,11 @@ from optuna.trial import FrozenTrial, TrialState
 from tl_lightning.files import aside
 from tl_lightning.record import write_json
 from tl_lightning.report import aligned
+from tl_lightning.studies.settings import HISTORY, IMPORTANCE
 from tl_lightning.studies.takeover import replaced
 
 log = logging.getLogger(__name__)
 
-HISTORY, IMPORTANCE = "history.csv", "importance.json"
 FEWEST = 4  # complete trials before importances say anything
 KNOWN = ("trial", "state")
 TIMES = ("seconds", "folder")

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from tl_lightning.errors import UserError
 from tl_lightning.record import COMMAND, RECORD, read_record, typed_command
 from tl_lightning.report import aligned, interval, number
+from tl_lightning.studies.publish import at_the_end
 
 ELSEWHERE = "elsewhere.json"  # in a job's own folder: where its run is, if not there
 CONFIG = "multirun.yaml"  # Hydra's own
@@ -40,8 +41,16 @@ class Summary(Callback):
                 settle(config, found)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print the table."""
-        show(Path(config.hydra.sweep.dir), self.started)
+        """Print the table; keep the comparison on W&B where the jobs are tracked there."""
+        folder = Path(config.hydra.sweep.dir)
+        show(folder, self.started)
+        logger: dict[str, Any] = OmegaConf.to_container(config.logger, resolve=True)  # type: ignore[assignment]
+        at_the_end(logger, folder, group(folder))
+
+
+def group(folder: Path) -> str:
+    """The name of a study on the tracker."""
+    return f"{folder.parent.name}-{folder.name}"
 
 
 def settle(config: DictConfig, folder: Path) -> None:

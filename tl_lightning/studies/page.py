@@ -33,7 +33,13 @@ class Plot:
     caption: str
 
 
-def page(study: Study, title: str, plots: Sequence[tuple[TestSet, str, list[Plot]]], extra: Sequence[str]) -> str:
+def page(
+    study: Study,
+    title: str,
+    plots: Sequence[tuple[TestSet, str, list[Plot]]],
+    extra: Sequence[str],
+    searched: Sequence[tuple[str, list[Plot]]] = (),
+) -> str:
     """The page as HTML.
 
     Args:
@@ -41,6 +47,7 @@ def page(study: Study, title: str, plots: Sequence[tuple[TestSet, str, list[Plot
         title: of the page.
         plots: by test set and metric.
         extra: what is to be said of plots that are not there.
+        searched: title and plots of each search that the runs are trials of.
     """
     count = f"{len(study.runs)} runs by {', '.join(study.keys) or 'nothing'}"
     sections = [_section(one, metric, found, len(study.sets) > 1) for one, metric, found in plots]
@@ -52,6 +59,7 @@ def page(study: Study, title: str, plots: Sequence[tuple[TestSet, str, list[Plot
             f"<h1>{escape(title)}</h1><p class=meta>{escape(count)}; metric: {escape(', '.join(study.metrics))}</p>",
             *(_notes([*study.notes, *extra])),
             *sections,
+            *("\n".join([f"<h2>{escape(said)}</h2>", *map(_figure, found)]) for said, found in searched),
             "<h2>Every metric</h2>",
             *(_every_metric(one) for one in study.sets),
             "<h2>How it was computed</h2>",

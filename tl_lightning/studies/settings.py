@@ -10,6 +10,7 @@ PLUGIN = "hydra_plugins.tl_lightning"  # Hydra takes plugins from this package a
 SAMPLERS = ("tpe", "random", "grid", "cmaes", "nsga2")
 PRUNERS = ("median", "hyperband")
 QUALITY = "quality"
+HISTORY, IMPORTANCE = "history.csv", "importance.json"  # in the folder of a search
 COSTS = ("seconds", "parameters", "memory")
 
 

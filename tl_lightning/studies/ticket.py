@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from tl_lightning.callbacks import Pruning
 from tl_lightning.config import OURS
 from tl_lightning.job import Job
+from tl_lightning.studies.multirun import group
 
 TICKET, PARENT = "TL_LIGHTNING_TICKET", "TL_LIGHTNING_PARENT"  # set for the processes of one job
 GROUPS = ("backbone", "data", "strategy", "objective", "regularizer", "average")
@@ -67,7 +68,7 @@ def ticket(multirun: bool) -> Ticket:
     if not multirun:
         return Ticket(tags, typed, choices=choices)
     study = Path(config.sweep.dir)
-    return Ticket(tags, typed, f"{study.parent.name}-{study.name}", _trial(config.sweeper), choices)
+    return Ticket(tags, typed, group(study), _trial(config.sweeper), choices)
 
 
 def _trial(sweeper: DictConfig) -> dict[str, Any] | None:
