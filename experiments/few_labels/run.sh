@@ -10,5 +10,5 @@ python -m tl_lightning --multirun +experiment=few_labels resume=auto logger=csv 
 python -m tl_lightning --multirun +experiment=few_labels resume=auto logger=csv data.shots=16,64,256,1024 seed=0,1,2,3,4 strategy=l2_sp
 python -m tl_lightning compare outputs/multirun/few_labels by=strategy,data.shots metric=accuracy output=outputs/few_labels
 for labels in 16 64 256 1024; do  # and each number of labels by itself: fewer comparisons to correct for
-  python -m tl_lightning compare $(grep -lx "  shots: $labels" outputs/multirun/few_labels/*/*/config.yaml | xargs -n1 dirname) by=strategy metric=accuracy output=outputs/few_labels/$labels
+  python -m tl_lightning compare outputs/multirun/few_labels data.shots=$labels by=strategy metric=accuracy output=outputs/few_labels/$labels
 done

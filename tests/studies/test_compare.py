@@ -249,6 +249,7 @@ def test_without_predictions_the_seeds_alone_speak(tmp_path: Path) -> None:
         (["study", "by=strateg"], "did you mean strategy"),
         (["study", "metrik=f1"], "there is no metrik; did you mean metric"),
         (["study", "output=file"], "cannot be written"),
+        (["study", "strategy=dora"], "strategy=dora: no finished run is so; there are\n  strategy: full, lora"),
     ],
 )
 def test_bad_words(words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,6 +260,17 @@ def test_bad_words(words: list[str], said: str, tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path / "empty" if words == ["."] else tmp_path)
     with pytest.raises(UserError, match=re.escape(said)):
         main(words)
+
+
+def test_some_of_the_runs(strategies: Path) -> None:
+    found = study([strategies], wanted={"strategy": "l*", "seed": "0,1,2"})
+    assert {label: len(group.runs) for label, group in found.sets[0].groups.items()} == {"lora": 3, "linear_probe": 3}
+
+
+def test_words_that_no_option_has_say_which_runs(strategies: Path, tmp_path: Path, capsys: Any) -> None:
+    main([str(strategies), "strategy=full,lora", "optimizer.lr=2e-05", f"output={tmp_path}"])
+    assert "linear_probe" not in capsys.readouterr().out
+    assert len(_rows(tmp_path / "runs.csv")) == 10
 
 
 def test_regression_and_labels_are_compared_too(tmp_path: Path) -> None:

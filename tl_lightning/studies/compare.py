@@ -10,6 +10,7 @@ from tl_lightning.commands import given
 from tl_lightning.errors import UserError
 from tl_lightning.record import RECORD, write_text
 from tl_lightning.studies import page, tables
+from tl_lightning.studies.choosing import OPTIONS as KEYS
 from tl_lightning.studies.page import Plot, title_of
 from tl_lightning.studies.study import Study, study
 from tl_lightning.studies.verdicts import verdict
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
 PAGE = "comparison.html"
 FOLDER = "comparison"
 MOST_LINES = 11  # of a verdict, on the terminal
-KEYS = {"by": "", "metric": "", "output": "", "plots": True, "pdf": False, "wandb": False}
 USAGE = """\
-python -m tl_lightning compare DIR [DIR ...] [by=strategy,data.shots] [metric=accuracy,f1] [output=DIR]
+python -m tl_lightning compare DIR [DIR ...] [by=strategy,data.shots] [metric=accuracy,f1] [KEY=VALUE ...]
   DIR     run directories, multiruns, or any folder above them
   by      keys to group by (by default what differs; seeds are repetitions)
   metric  test metrics to compare (by default the one that selected)
+  KEY     only runs that match, as for runs: strategy=full,lora data.shots=64 name=bert_*
   output  where tables, plots and the page go (by default DIR/comparison)
   plots   false leaves them out
   wandb   true keeps the page on Weights & Biases, in the group of the runs
@@ -34,11 +35,12 @@ python -m tl_lightning compare DIR [DIR ...] [by=strategy,data.shots] [metric=ac
 
 def main(words: Sequence[str]) -> None:
     """Compare the runs that ``words`` name, print the verdict, and write tables, plots and a page."""
-    plain, options = given(words, KEYS)
+    options_, wanted = _apart(words)
+    plain, options = given(options_, KEYS)
     if not plain:
         raise UserError(f"compare needs a folder with runs:\n{USAGE}")
     roots = [Path(word) for word in plain]
-    found = study(roots, _listed(options["by"]), _listed(options["metric"]))
+    found = study(roots, _listed(options["by"]), _listed(options["metric"]), wanted)
     print(told(found))
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -64,6 +66,14 @@ def compare_page(folder: Path) -> Path:
         UserError: there is nothing to compare, or it is not comparable.
     """
     return write(study([folder]), title_of([folder]), output_folder([folder]))
+
+
+def _apart(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The words of the command, and those that say which runs are meant."""
+    pairs = {word: word.partition("=") for word in words}
+    wanted = {word for word, (key, equals, _) in pairs.items() if equals and key not in KEYS}
+    rest = [word for word in words if word not in wanted]
+    return rest, {pairs[word][0]: pairs[word][2] for word in words if word in wanted}
 
 
 def told(found: Study) -> str:

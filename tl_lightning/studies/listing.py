@@ -4,7 +4,6 @@ import re
 import socket
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from tl_lightning.commands import given
 from tl_lightning.errors import UserError
 from tl_lightning.record import still_runs
 from tl_lightning.report import aligned
+from tl_lightning.studies.choosing import matches
 from tl_lightning.studies.index import Row, rows
 from tl_lightning.values import LOWER_IS_BETTER
 
@@ -72,11 +72,7 @@ def _wanted(row: Row, options: Mapping[str, Any]) -> bool:
         return False
     words = {**row["words"], "status": row["status"]}
     asked = {key: value for key, value in options.items() if value and key not in set(OPTIONS) - {"status"}}
-    return all(_matches(str(words.get(key, "")), value) for key, value in asked.items())
-
-
-def _matches(word: str, asked: str) -> bool:
-    return word == asked or any(fnmatchcase(word, pattern) for pattern in asked.split(","))
+    return all(matches(str(words.get(key, "")), value) for key, value in asked.items())
 
 
 def _metric(sort: str) -> str:

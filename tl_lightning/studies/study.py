@@ -1,12 +1,14 @@
 """A study: groups of runs on one or several test sets, with their spreads and differences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 
 from tl_lightning.errors import UserError
 from tl_lightning.studies import comparable
+from tl_lightning.studies.choosing import chosen
 from tl_lightning.studies.finding import run_folders
 from tl_lightning.studies.grouping import Group, Grouping, grouped
 from tl_lightning.studies.levels import holm
@@ -56,13 +58,19 @@ class Study:
     notes: list[str]
 
 
-def study(roots: Sequence[Path], by: Sequence[str] = (), metrics: Sequence[str] = ()) -> Study:
+def study(
+    roots: Sequence[Path],
+    by: Sequence[str] = (),
+    metrics: Sequence[str] = (),
+    wanted: Mapping[str, str] = MappingProxyType({}),
+) -> Study:
     """Read and compare all finished runs at or below ``roots``.
 
     Args:
         roots: run directories or folders above them.
         by: keys to group by; by default what differs.
         metrics: to compare, the first one first; by default the one that selected.
+        wanted: words that a run must match, by key; see ``chosen``.
 
     Raises:
         UserError: there is nothing to compare, or it is not comparable.
@@ -70,6 +78,7 @@ def study(roots: Sequence[Path], by: Sequence[str] = (), metrics: Sequence[str] 
     runs, notes = read_runs(run_folders(roots))
     if not runs:
         raise UserError("No run in there has finished:\n  " + "\n  ".join(notes))
+    runs = chosen(runs, wanted)
     comparable.refuse_selection_on_test(runs)
     names = _names(runs)
     for name in dict.fromkeys(names):
