@@ -6,7 +6,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 text="python -m tl_lightning --multirun +experiment=few_labels resume=auto logger=csv"
 digits="python -m tl_lightning --multirun +experiment=digits_transfer resume=auto logger=csv"
 $text data.shots=16,64,256,1024 seed=0,1,2,3,4 strategy=full,layer_decay
-$text name=few_labels_scratch backbone.pretrained=false optimizer.lr=5e-4 data.shots=16,64,256,1024 seed=0,1,2,3,4
+$text name=few_labels_scratch backbone.pretrained=false optimizer.lr=1e-3 data.shots=16,64,256,1024 seed=0,1,2,3,4
 python -m tl_lightning --multirun +experiment=digits_pretrain resume=auto logger=csv seed=0,1,2,3,4
 $digits data.shots=1,3,10,30 seed=0,1,2,3,4
 $digits name=digits_scratch backbone.weights=null data.shots=1,3,10,30 seed=0,1,2,3,4

@@ -38,6 +38,21 @@ def test_seeds_are_repetitions_and_what_no_result_hangs_on_is_ignored() -> None:
     assert grouped(runs).keys == []
 
 
+def test_a_path_with_the_own_seed_is_the_same_for_all_seeds() -> None:
+    runs = [
+        _run(10 * k + seed, seed=seed, name=name, backbone__weights=weights and weights.format(seed))
+        for k, (name, weights) in enumerate([("scratch", None), ("transfer", "out/pretrain/seed_{}/best.ckpt")])
+        for seed in (1, 11)
+    ]
+    assert _labels(runs) == {"weights=null": [1, 11], "weights=out/pretrain/seed_*/best.ckpt": [1, 11]}
+    found = grouped(runs, by=["name"])
+    assert {group.label: list(group.runs) for group in found.groups} == {
+        name: [("None", "1"), ("None", "11")] for name in ("scratch", "transfer")
+    }
+    other = [*runs, _run(50, seed=1, name="transfer", backbone__weights="out/pretrain/seed_2/best.ckpt")]
+    assert len(grouped(other).groups) == 3, "another seed's weights are another thing"
+
+
 def test_choices_name_the_groups_and_what_belongs_to_them_is_not_told_again() -> None:
     runs = [
         _run(k + 2 * s, {"strategy": name}, seed=s, strategy__layer_decay=decay)

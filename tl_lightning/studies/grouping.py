@@ -1,6 +1,7 @@
 """What differs between runs, and which runs are repetitions of one another."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -91,7 +92,8 @@ def _views(runs: Sequence[Run]) -> list[View]:
             if top not in view and top in known and top not in SCALARS:
                 view[top] = run.choices[top]
             if _matters(key, value, bool(same_data)):
-                view[key.removesuffix(f".{TARGET}")] = word(value, is_target=key.endswith(TARGET))
+                said = word(value, is_target=key.endswith(TARGET))
+                view[key.removesuffix(f".{TARGET}")] = _for_any_seed(said, run.seed)
         views.append({**view, **{g: run.choices[g] for g in known if g not in SCALARS}})
     return views
 
@@ -103,6 +105,11 @@ def _matters(key: str, value: Any, same_data: bool) -> bool:
         return False
     is_path = same_data and top == "data" and isinstance(value, str) and "/" in value
     return not is_path
+
+
+def _for_any_seed(said: str, seed: int) -> str:
+    """A path without the run's own seed: what ``.../seed_${seed}/best.ckpt`` was before it was resolved."""
+    return re.sub(rf"(seed[_=-]?){seed}(?!\d)", r"\1*", said) if "/" in said else said
 
 
 def word(value: Any, is_target: bool = False) -> str:
