@@ -18,7 +18,9 @@ from tests.studies.fabricate import OBJECTIVES, latent, outcome, write_run, writ
 from tl_lightning.errors import UserError
 from tl_lightning.record import RECORD, write_json
 from tl_lightning.studies.compare import compare_page, main
+from tl_lightning.studies.spread import seed_interval
 from tl_lightning.studies.study import study
+from tl_lightning.studies.tables import crossed_rows
 from tl_lightning.studies.verdicts import verdict
 
 Change = Callable[[Path], Any]
@@ -116,6 +118,27 @@ def test_a_number_that_was_varied_gets_an_axis(tmp_path: Path) -> None:
             words = {"seed": seed, "data.shots": shots}
             write_run(tmp_path / f"{shots}_{seed}", words, latent(seed, shots / 32, n=50))
     assert 'against.svg"' in compare_page(tmp_path).read_text()
+
+
+def test_a_choice_and_a_number_are_crossed(tmp_path: Path) -> None:
+    for strategy, gain in (("full", 0.0), ("lora", 0.5)):
+        for shots in (4, 16, 64):
+            for seed in range(2):
+                words = {"seed": seed, "data.shots": shots}
+                tested = latent(seed, gain + shots / 32, n=50)
+                write_run(tmp_path / f"{strategy}{shots}_{seed}", words, tested, choices={"strategy": strategy})
+    found = study([tmp_path], by=["strategy", "data.shots"])
+    head, *rows = crossed_rows(found.sets[0], "accuracy", found.keys)
+    assert head == ["data.shots", "4", "16", "64"]
+    assert {row[0] for row in rows} == {"full", "lora"}
+    arm = found.sets[0].arms["accuracy"]["lora, shots=16"]
+    low, high = seed_interval(arm.values) or (0.0, 0.0)
+    (lora,) = [row for row in rows if row[0] == "lora"]
+    assert lora[2] == f"{arm.mean:.3f} ({low:.3f} to {high:.3f})"
+    page = compare_page(tmp_path)
+    for name in ("comparison.html", "comparison.md", "comparison.tex"):
+        assert lora[2] in (page.parent / name).read_text()
+    assert crossed_rows(found.sets[0], "accuracy", ["data.shots"]) == []
 
 
 def test_one_seed_is_no_evidence(tmp_path: Path) -> None:

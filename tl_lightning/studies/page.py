@@ -50,7 +50,7 @@ def page(
         searched: title and plots of each search that the runs are trials of.
     """
     count = f"{len(study.runs)} runs by {', '.join(study.keys) or 'nothing'}"
-    sections = [_section(one, metric, found, len(study.sets) > 1) for one, metric, found in plots]
+    sections = [_section(one, metric, found, len(study.sets) > 1, study.keys) for one, metric, found in plots]
     return "\n".join(
         [
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
@@ -72,14 +72,15 @@ def page(
     )
 
 
-def _section(one: TestSet, metric: str, plots: Iterable[Plot], named: bool) -> str:
+def _section(one: TestSet, metric: str, plots: Iterable[Plot], named: bool, keys: Sequence[str]) -> str:
     where = f" on {one.name}" if named else ""
     headline, *sentences = (escape(line) for line in verdict(one, metric))
     listed = f"<ul>{''.join(f'<li>{line}</li>' for line in sentences)}</ul>" if sentences else ""
-    pairs = tables.pair_rows(one, metric)
+    pairs, crossed = tables.pair_rows(one, metric), tables.crossed_rows(one, metric, keys)
     return "\n".join(
         [
             f"<h2>{escape(metric)}{escape(where)}</h2><div class=verdict><p>{headline}</p>{listed}</div>",
+            *([_table(crossed)] if crossed else []),
             _table(tables.group_rows(one, metric)),
             *(_figure(plot) for plot in plots),
             *([f"<h3>All comparisons</h3>{_table(pairs, left=2)}"] if len(pairs) > 1 else []),
@@ -127,7 +128,9 @@ def markdown(study: Study, title: str) -> str:
             where = f" on {one.name}" if len(study.sets) > 1 else ""
             headline, *sentences = verdict(one, metric)
             parts += [f"## {metric}{where}", f"**{headline}**", "\n".join(f"- {line}" for line in sentences)]
-            parts += [tables.markdown(tables.group_rows(one, metric)), tables.markdown(tables.pair_rows(one, metric))]
+            crossed = tables.crossed_rows(one, metric, study.keys)
+            rows = [crossed, tables.group_rows(one, metric), tables.pair_rows(one, metric)]
+            parts += [tables.markdown(found) for found in rows if found]
     notes = "\n".join(f"- {note}" for note in study.notes)
     method = f"## How it was computed\n\n{METHOD}"
     return "\n\n".join(part for part in [*parts, notes, method] if part) + "\n"
@@ -141,6 +144,8 @@ def latex(study: Study) -> str:
             n = f"{one.examples} test examples of {one.name}"
             said = f"Test {metric}: mean and standard deviation over seeds, 95% intervals; {n}."
             parts.append(tables.latex(tables.group_rows(one, metric), said))
+            if crossed := tables.crossed_rows(one, metric, study.keys):
+                parts.append(tables.latex(crossed, f"Test {metric}: mean over seeds and its 95% interval; {n}."))
             if one.pairs[metric]:
                 pairs = tables.pair_rows(one, metric)
                 parts.append(tables.latex(pairs, f"Differences in test {metric} over seeds and {n}."))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tl_lightning.report import aligned
+from tl_lightning.studies.grouping import numeric
 from tl_lightning.studies.spread import Bounds, Contrast, example_interval, seed_interval
 from tl_lightning.studies.study import Study, TestSet
 from tl_lightning.studies.verdicts import clear, gain, p_word, unit
@@ -40,6 +41,28 @@ def group_rows(one: TestSet, metric: str) -> Rows:
 def bounds(interval: Bounds | None) -> str:
     """An interval, or nothing."""
     return f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
+
+
+def crossed_rows(one: TestSet, metric: str, keys: Sequence[str]) -> Rows:
+    """A row for each choice, a column for each value of the one numeric key: mean over seeds and its 95% interval.
+
+    Empty where not exactly one key is numeric, or nothing else was chosen.
+    """
+    key = numeric(list(one.groups.values()), keys)
+    if key is None or len(keys) < 2:
+        return []
+    cells: dict[str, dict[float, str]] = {}
+    for label, arm in one.arms[metric].items():
+        values = one.groups[label].values
+        row = ", ".join(value for other, value in values.items() if other != key)
+        ends = seed_interval(arm.values)
+        cell = f"{arm.mean:.3f}" + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else "")
+        cells.setdefault(row, {})[float(values[key])] = cell
+    numbers = sorted({number for row in cells.values() for number in row})
+    return [
+        [key, *(f"{number:g}" for number in numbers)],
+        *([row, *(found.get(number, "") for number in numbers)] for row, found in cells.items()),
+    ]
 
 
 def pair_rows(one: TestSet, metric: str) -> Rows:
