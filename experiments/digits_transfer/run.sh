@@ -7,3 +7,6 @@ python -m tl_lightning --multirun +experiment=digits_transfer resume=auto logger
 python -m tl_lightning --multirun +experiment=digits_transfer resume=auto logger=csv name=digits_probe strategy=linear_probe optimizer.lr=1e-2 data.shots=1,3,10,30 seed=0,1,2,3,4
 python -m tl_lightning --multirun +experiment=digits_transfer resume=auto logger=csv name=digits_scratch backbone.weights=null data.shots=1,3,10,30 seed=0,1,2,3,4
 python -m tl_lightning compare outputs/multirun/digits_transfer outputs/multirun/digits_probe outputs/multirun/digits_scratch by=name,data.shots metric=accuracy output=outputs/digits_transfer
+for shots in 1 3 10 30; do  # and each number of shots by itself: three comparisons to correct for, not sixty-six
+  python -m tl_lightning compare outputs/multirun/digits_transfer outputs/multirun/digits_probe outputs/multirun/digits_scratch data.shots=$shots by=name metric=accuracy output=outputs/digits_transfer/$shots
+done
