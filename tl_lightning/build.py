@@ -13,11 +13,14 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 
 from tl_lightning.averaging import Average
+from tl_lightning.bar import Bar
 from tl_lightning.callbacks import Best
 from tl_lightning.checkpoints import AsideCheckpointIO
+from tl_lightning.compiled import Compiled
 from tl_lightning.errors import UserError, first_line
 from tl_lightning.interrupt import StopAtStep
 from tl_lightning.job import ALONE, Job
@@ -78,6 +81,7 @@ def learner(config: Mapping[str, Any]) -> tuple[TransferTask, Any]:
         classes=data.classes,
         config=dict(config),
         on_nan=config.get("on_nan", "stop"),
+        compiled=Compiled(word) if (word := config.get("compile", False)) else None,
     )
     return task, data
 
@@ -131,6 +135,8 @@ def make_trainer(
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32 for the float32 products that remain
     plugins = settings.pop("plugins", None) or []
+    if settings.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+        callbacks = [*callbacks, Bar()]
     try:
         trainer: Trainer = make(settings)(
             callbacks=callbacks,

@@ -25,7 +25,10 @@ from tl_lightning.values import RANGES, SEED_LIMIT, described, matches, nearest,
 
 MISSING = "???"
 ROOT = {field.name: field for field in fields(RunConfig)}
-WORDS = {"on_nan": Literal["stop", "skip"]}  # legal words, which the typed root cannot hold
+WORDS: dict[str, Any] = {  # legal words, which the typed root cannot hold
+    "on_nan": Literal["stop", "skip"],
+    "compile": Literal[True, False, "auto", "inductor", "cuda_graphs", "aot_eager", "eager"],
+}
 SCALARS = {name: WORDS.get(name, hint) for name, hint in typing.get_type_hints(RunConfig).items() if hint is not Any}
 FAMILY = re.compile(r"[\w(\[][^/\\]*")  # a run's family is one folder
 EITHER = ("callbacks", "average")  # groups whose parts are made whole, or take what a run hands to them

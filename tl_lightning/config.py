@@ -36,6 +36,7 @@ class RunConfig:
     seed: int = 0
     output_dir: str = "outputs"
     on_nan: str = "stop"  # or skip: what to do with a batch whose loss or gradient is NaN or infinite
+    compile: bool | str = False  # the backbone by torch.compile for training: true, false, auto, or a backend of it
     resume: str | None = None  # null, auto (the newest unfinished run of this configuration), or a run directory
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tl_lightning.errors import UserError
+from tl_lightning.length import at_log_step
 
 OnNan = Literal["stop", "skip"]
 SHOWN = 16  # rows in a message
@@ -109,8 +110,7 @@ class Finite(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Look, if it is time."""
-        every = trainer.log_every_n_steps or 1  # type: ignore[attr-defined]
-        if self._steps and (not waits(trainer.optimizers[0]) or len(self._steps) >= every):
+        if self._steps and (not waits(trainer.optimizers[0]) or at_log_step(trainer, trainer.global_step)):
             self._look(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

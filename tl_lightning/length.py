@@ -45,6 +45,11 @@ def training_length(trainer: Trainer) -> Length:
     return Length(int(_ending(min(limits))), per_epoch)
 
 
+def at_log_step(trainer: Trainer, steps: int) -> bool:
+    """Whether it is time to log after so many optimizer steps: a GPU is waited for at no other time."""
+    return steps % (trainer.log_every_n_steps or 1) == 0  # type: ignore[attr-defined]
+
+
 def limited(batches: int, limit: float | None) -> int:
     """How many of an epoch's batches are used under ``limit_train_batches``: a number of them, or a share."""
     if limit is None:

@@ -60,15 +60,16 @@ class Memory:
         self.zeroed, self._begun = len(parts) > 1 and first, False
         if self.zeroed:
             task.trainer.optimizers[0].zero_grad()
-        whole = torch.zeros((), device=batch[1].device)
+        whole: Tensor | float = 0.0
         for inputs, target, rows in parts:
             share = len(target) / len(batch[1])
             loss = task.strategy.loss(task, inputs, target)
             loss = task.finite.watch(loss * share if len(parts) > 1 else loss, rows)
-            whole = whole + loss.detach()
+            whole = loss.detach() + whole
             if rows is not parts[-1][2]:
                 self._begun = True
                 self._backward(task, loss / task.trainer.accumulate_grad_batches)
+        assert isinstance(whole, Tensor)
         return loss, whole
 
     def _backward(self, task: "TransferTask", loss: Tensor) -> None:
@@ -124,8 +125,12 @@ class Memory:
 
 def _cut(batch: Batch, parts: int) -> Iterator[Batch]:
     """At most ``parts`` batches of almost the same size, in order."""
+    if parts == 1:
+        yield batch
+        return
     inputs, target, rows = batch
-    for at in torch.arange(len(target)).tensor_split(min(parts, len(target))):
-        here = slice(int(at[0]), int(at[-1]) + 1)
+    parts = min(parts, len(target))
+    ends = [-(-len(target) * part // parts) for part in range(parts + 1)]
+    for here in map(slice, ends, ends[1:]):
         kept: dict[str, Any] = {name: values[here] for name, values in inputs.items()}
         yield kept, target[here], rows[here]

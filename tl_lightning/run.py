@@ -207,6 +207,7 @@ def _selection(parts: Parts) -> dict[str, Any]:
         "parts_of_a_batch": parts.task.memory.facts() or None,  # where it did not fit the memory
         "samples_per_second": round(throughput.samples / max(throughput.seconds, 1e-9), 1),
         "throughput": throughput.record(),
+        "compiled": parts.task.compiled.facts() if parts.task.compiled else None,
         "parameters": parts.task.parameter_counts(),
         "peak_memory_bytes": peak_memory_bytes(),
     }

@@ -12,8 +12,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, MetricCollection
 
 from tl_lightning.backbones.base import Backbone
+from tl_lightning.compiled import Compiled
 from tl_lightning.finite import Finite, OnNan
-from tl_lightning.length import training_length
+from tl_lightning.length import at_log_step, training_length
 from tl_lightning.memory import Memory
 from tl_lightning.objectives import Objective
 from tl_lightning.optim import in_phases, param_groups
@@ -42,6 +43,7 @@ class TransferTask(LightningModule):
         classes: names of the outputs (none for a number); stored in the checkpoint.
         config: the whole configuration as plain containers; stored in the checkpoint.
         on_nan: what to do with a batch whose loss or gradient is NaN or infinite.
+        compiled: compiles the backbone for training.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class TransferTask(LightningModule):
         classes: Sequence[str] = (),
         config: dict[str, Any] | None = None,
         on_nan: OnNan = "stop",
+        compiled: Compiled | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -69,7 +72,7 @@ class TransferTask(LightningModule):
         metrics = objective.metrics(num_outputs)
         self.scorers = nn.ModuleDict({f"at_{stage}": metrics.clone(f"{stage}/") for stage in ("val", "test")})
         self.mean_losses = nn.ModuleDict({f"at_{stage}": MeanMetric() for stage in ("val", "test")})
-        self.finite, self.memory = Finite(on_nan), Memory()
+        self.finite, self.memory, self.compiled = Finite(on_nan), Memory(), compiled
         self.predictions: Predictions | None = None
         self._tested: list[Predictions] = []
 
@@ -82,7 +85,8 @@ class TransferTask(LightningModule):
         """One batch -> the mean loss ()."""
         first = batch_idx % self.trainer.accumulate_grad_batches == 0
         loss, whole = self.memory.loss(self, batch, first)
-        self.log("train/loss", whole, batch_size=len(batch[1]), prog_bar=True)
+        if at_log_step(self.trainer, self.trainer.global_step + 1):
+            self.log("train/loss", whole, batch_size=len(batch[1]))
         return loss
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -181,8 +185,8 @@ class TransferTask(LightningModule):
         self.finite.before_step(optimizer, self.trainer.global_step, clip, scaled)
 
     def configure_callbacks(self) -> list[Callback]:
-        """The strategy and the watch over NaN are callbacks of the task's own."""
-        return [self.strategy, self.finite]
+        """The strategy, the watch over NaN and the compiler are callbacks of the task's own."""
+        return [self.strategy, self.finite, *([self.compiled] if self.compiled else [])]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what is needed to use the weights: class names and configuration, as plain containers."""

@@ -43,11 +43,11 @@ class Throughput(Callback):
         if root.type == "cuda":
             one = peak_flops(torch.cuda.get_device_name(root), str(trainer.precision))
             self.peak = one and one * trainer.world_size
-        self._start_clock(trainer)
+        self.start_clock(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._start_clock(trainer)
+        self.start_clock(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Note when training really began; count what a sample costs where a GPU's peak is there to compare with."""
@@ -78,7 +78,7 @@ class Throughput(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._start_clock(trainer)
+            self.start_clock(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log."""
@@ -109,7 +109,8 @@ class Throughput(Callback):
         padding = self.padded / self.tokens if self.tokens else None
         return {**_rounded(self.facts()), "padding": padding and round(padding, 4), "steps": len(self._steps)}
 
-    def _start_clock(self, trainer: Trainer) -> None:
+    def start_clock(self, trainer: Trainer) -> None:
+        """What went before in this epoch is no training time."""
         self._begin, self._last = time.perf_counter(), 0.0
         self._waited_before = _waited(trainer)
         self._samples, self._batches = 0, []
@@ -131,7 +132,7 @@ class Throughput(Callback):
             self.flops += passes(task) * 2 * multiplied(task) * tokens
         elif self._per_sample is not None:
             self.flops += passes(task) * self._per_sample * samples
-        self._start_clock(trainer)
+        self.start_clock(trainer)
 
 
 def _waited(trainer: Trainer) -> float:

@@ -21,6 +21,8 @@ from tl_lightning.errors import UserError, first_line
 log = logging.getLogger(__name__)
 
 UNLIMITED = 1 << 30  # tokenizers without a limit say 1e30
+# Encoders whose tokens all see each other in every layer.
+PLAIN_ENCODERS = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
 
 
 class HFText(Backbone):
@@ -91,8 +93,29 @@ class HFText(Backbone):
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """``input_ids``, ``attention_mask`` (and ``token_type_ids``), each (B, T) -> (B, D)."""
-        hidden: Tensor = self.model(**inputs).last_hidden_state
-        return POOLINGS[self.pooling](hidden, inputs["attention_mask"])
+        mask = inputs["attention_mask"]
+        seen = {"attention_mask": seen_by_all(mask)} if self._asks(mask) else {}
+        hidden: Tensor = self.model(**{**inputs, **seen}).last_hidden_state
+        return POOLINGS[self.pooling](hidden, mask)
+
+    def _asks(self, mask: Tensor) -> bool:
+        """Whether transformers would wait for the device, at each step, to see whether anything is padded."""
+        if not waited_for(mask) or not isinstance(self.model, PreTrainedModel):  # prompts and prefixes stand around it
+            return False
+        config = self.model.config
+        known = config.model_type in PLAIN_ENCODERS and not config.is_decoder
+        return known and config._attn_implementation == "sdpa"
+
+
+def waited_for(values: Tensor) -> bool:
+    """Whether looking at ``values`` means waiting for a device."""
+    return values.device.type != "cpu"
+
+
+def seen_by_all(mask: Tensor) -> Tensor:
+    """Which tokens are real, (B, T) -> what each token sees, (B, 1, T, T) bool, as transformers takes it unasked."""
+    batch, length = mask.shape
+    return mask.bool()[:, None, None, :].expand(batch, 1, length, length)
 
 
 def default_pooling(config: PreTrainedConfig) -> str:
