@@ -44,15 +44,16 @@ def usual(images: Path) -> Pass:
 def theirs(images: Path) -> Pass:
     """timm's loader, up to its uint8 batches: what it does with them on the device is left out, as with the others."""
     import torch
-    from timm.data import ImageDataset, create_loader
+    from timm.data.dataset import ImageDataset
+    from timm.data.loader import create_loader
 
     root = images / "train" if (images / "train").is_dir() else images
     loader = create_loader(
-        ImageDataset(str(root)),
+        ImageDataset(str(root)),  # type: ignore[no-untyped-call]
         (3, SIZE, SIZE),
         BATCH,
         is_training=True,
-        color_jitter=None,
+        color_jitter=None,  # type: ignore[arg-type]
         interpolation="bilinear",
         num_workers=0,
         persistent_workers=False,

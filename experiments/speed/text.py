@@ -23,7 +23,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))  # run as a file
@@ -89,7 +89,7 @@ def read(path: Path, text: str, label: str, count: int) -> list[tuple[str, str]]
     """The first rows of a table."""
     tabs = path.suffix == ".tsv"
     with path.open(newline="", encoding="utf-8") as file:
-        quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
+        quoting: Literal[0, 3] = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
         reader = csv.DictReader(file, delimiter="\t" if tabs else ",", quoting=quoting)
         return [(row[text], row[label]) for row in islice(reader, count)]
 
@@ -120,7 +120,7 @@ def ours(given: Given, *words: str, watch: Watch) -> None:
     run = Path(tempfile.mkdtemp(dir=folder))
     with quiet():
         made = build(configuration(*model, *data, f"data.cache_dir={folder}", *words), run, StopAtStep(), [])
-        made.trainer.callbacks.insert(0, Clock())
+        made.trainer.callbacks.insert(0, Clock())  # type: ignore[attr-defined]
         made.trainer.fit(made.task, datamodule=made.data)
 
 
@@ -128,7 +128,7 @@ def loaded(given: Given, *, pad: bool) -> tuple[Any, Any, list[dict[str, Any]]]:
     """Tokenizer, model and tokenised rows as transformers has them."""
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-    rows, kind = given.rows, AutoModelForSequenceClassification
+    rows, kind = given.rows, cast("Any", AutoModelForSequenceClassification)
     tokenizer = AutoTokenizer.from_pretrained(given.model)
     config = AutoConfig.from_pretrained(given.model, num_labels=2)
     model = kind.from_config(config) if given.fresh else kind.from_pretrained(given.model, config=config)
@@ -177,7 +177,7 @@ def hugging_face(
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-    Trainer(model, arguments, collate, features, callbacks=[Clock()], processing_class=tokenizer).train()  # type: ignore[arg-type]
+    Trainer(model, arguments, collate, features, callbacks=[Clock()], processing_class=tokenizer).train()
 
 
 def bare(given: Given, *, watch: Watch) -> None:
@@ -187,7 +187,7 @@ def bare(given: Given, *, watch: Watch) -> None:
     from transformers import DataCollatorWithPadding
 
     tokenizer, model, features = loaded(given, pad=False)
-    loader = DataLoader(features, BATCH, shuffle=True, collate_fn=DataCollatorWithPadding(tokenizer))  # type: ignore[arg-type]
+    loader: Any = DataLoader(features, BATCH, shuffle=True, collate_fn=DataCollatorWithPadding(tokenizer))  # type: ignore[arg-type]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=DECAY, fused=True)
