@@ -34,8 +34,12 @@ check: $(VENV)/.dev  ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev  ## speed and memory beside a bare PyTorch loop
+bench: $(VENV)/.dev  ## speed and memory beside bare loops, the Trainer and timm (DATA=sentences.tsv IMAGES=folder)
 	$(BIN)/python experiments/speed/step.py
+	$(BIN)/python experiments/speed/step_images.py
+	$(BIN)/python experiments/speed/text.py $(if $(DATA),--data $(DATA))
+	$(BIN)/python experiments/speed/images.py $(if $(IMAGES),--images $(IMAGES))
+	$(BIN)/python experiments/speed/tables.py
 
 clean:  ## remove the environment and what tools left
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache

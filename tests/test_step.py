@@ -24,11 +24,11 @@ EVERY, BATCHES = 3, 8
 READS = ("tolist", "cpu", "numpy")
 
 
-class Reads(TorchDispatchMode):
+class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts, by the number of the step, how often the host asks for a value, which on a GPU means waiting for it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.step, self.found = 0, Counter[int]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -87,7 +87,7 @@ def test_values_are_read_at_log_steps_only(
     )
     with quiet(), counted(monkeypatch) as reads:
         made = build(config, tmp_path, StopAtStep(), [])
-        made.trainer.callbacks.insert(0, Number(reads))
+        made.trainer.callbacks.insert(0, Number(reads))  # type: ignore[attr-defined]
         reads.found.clear()
         made.trainer.fit(made.task, datamodule=made.data)
     log_steps = {step for step in range(1, BATCHES + 1) if step % EVERY == 0}

@@ -72,7 +72,7 @@ class Compiled(Callback):
     def on_train_batch_start(self, *_: Any) -> None:
         """What the step before left in a CUDA graph's memory is no longer needed."""
         if self.word == "cuda_graphs":
-            torch.compiler.cudagraph_mark_step_begin()
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what was compiled behind the warm-up, while the clock ran: there should be nothing."""
@@ -100,7 +100,8 @@ class Compiled(Callback):
 
     def _wanted(self, trainer: Trainer, shapes: int) -> bool:
         on_gpu = trainer.strategy.root_device.type == "cuda"
-        fixed = getattr(trainer.train_dataloader.dataset, "edges", ()) is not None  # texts' lengths are free without
+        loader: Any = trainer.train_dataloader
+        fixed = getattr(loader.dataset, "edges", ()) is not None  # without edges the lengths of texts are free
         if self.word == "auto":
             return on_gpu and fixed and shapes <= MOST_SHAPES
         if not fixed or shapes > MOST_SHAPES:
@@ -147,10 +148,10 @@ def one_of_each(loader: Any) -> list[list[int]]:
     """The rows of one batch of each shape that an epoch of our loader has, the largest first."""
     sampler = loader.sampler
     order, starts, ends = sampler.layout()
-    widths = sampler.padding().widths if hasattr(sampler, "padding") else torch.zeros(len(starts), dtype=int).numpy()
-    shapes = zip((ends - starts).tolist(), widths.tolist(), starts.tolist(), strict=True)
+    widths = sampler.padding().widths.tolist() if hasattr(sampler, "padding") else [1] * len(starts)
+    shapes = zip((ends - starts).tolist(), widths, starts.tolist(), strict=True)
     found = {(rows, width): start for rows, width, start in shapes}
-    largest = sorted(found, key=lambda shape: shape[0] * max(1, shape[1]), reverse=True)
+    largest = sorted(found, key=lambda shape: shape[0] * shape[1], reverse=True)
     return [order[found[shape] : found[shape] + shape[0]].tolist() for shape in largest]
 
 

@@ -150,7 +150,7 @@ def _fit_and_test(parts: Parts, folder: Path, record: Record, stop: StopAtStep, 
         "%s train, %s val, %s test rows; %s, %s",
         *(rows[split] for split in ("train", "val", "test")),
         _device(trainer),
-        trainer.precision,
+        _precision(parts),
     )
     with _timed(record, "fit"):
         trainer.fit(task, datamodule=data, ckpt_path=resume_from, weights_only=True)
@@ -254,6 +254,14 @@ def _device(trainer: Any) -> str:
     root = trainer.strategy.root_device
     name = torch.cuda.get_device_name(root) if root.type == "cuda" else root.type
     return f"{trainer.world_size} x {name}"
+
+
+def _precision(parts: Parts) -> str:
+    """In words: which it is, and who chose it."""
+    precision, asked = str(parts.trainer.precision), parts.task.config.get("trainer", {}).get("precision")
+    if asked or not precision.startswith("bf16"):
+        return precision
+    return f"{precision}, which this hardware does natively (trainer.precision=32-true turns it off)"
 
 
 def _wandb(trainer: Any, started: bool = False) -> dict[str, Any] | None:

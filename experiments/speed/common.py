@@ -23,7 +23,7 @@ def options(doc: str | None, name: str) -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=str(doc).splitlines()[0])
     found.add_argument("--rounds", type=int, default=9, help="of all sides in turn; one more warms up")
     found.add_argument("--output", type=Path, default=HERE / f"{name}.json")
-    found.add_argument("--trial", action="store_true", help="one round without a warm-up, to see that all works")
+    found.add_argument("--trial", action="store_true", help="one round, to see that all works: its figures are none")
     return found
 
 

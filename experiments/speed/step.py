@@ -10,7 +10,6 @@ machines are noisy, so the ratio of medians counts, not the seconds.
 import argparse
 import json
 import os
-import platform
 import resource
 import shutil
 import statistics
@@ -25,6 +24,10 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1]))  # run as a file
+
+from experiments.speed.common import facts  # noqa: E402
+
 WORDS = [
     "data=reviews",
     "logger=csv",
@@ -239,17 +242,12 @@ def main() -> None:
     given = options.parse_args()
     if given.child:
         return as_child(given.child)
-    from tl_lightning.record import git_state, versions
-
     with parts() as made:
-        facts = {"precision": str(made.trainer.precision), "padding": made.data.summary["padding"]}
+        found = {"precision": str(made.trainer.precision), "padding": made.data.summary["padding"]}
     few = max(3, given.rounds // 2)
     results = {
-        "date": time.strftime("%Y-%m-%d"),
-        "git": git_state(HERE),
-        "versions": versions(),
-        "machine": {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()},
-        **facts,
+        **facts(),
+        **found,
         "start": summary(alternate(("start_imports", "start_ours"), few)),
         "memory": summary(alternate(("memory_bare", "memory_ours"), few)),
         "step": summary(step_times(given.rounds)),

@@ -25,13 +25,13 @@ from experiments.speed.step import ours, parts  # noqa: E402
 BATCH, STEPS, CLASSES = 16, 16, ("first", "second")
 
 
-def make_images(root: Path, size: int) -> None:
+def make_images(root: Path, size: int, train: int = BATCH * STEPS // 2) -> None:
     """Smooth noise as JPEG files, a quarter larger than what is cut from them."""
     import torch
     from torchvision.io import write_jpeg
 
     chance = torch.Generator().manual_seed(0)
-    for split, count in (("train", BATCH * STEPS // 2), ("val", 8), ("test", 8)):
+    for split, count in (("train", train), ("val", 8), ("test", 8)):
         for name in CLASSES:
             folder = root / split / name
             folder.mkdir(parents=True)
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def _median(arm: Any, run: list[str]) -> float:
-    return statistics.median(arm(*run))
+    return float(statistics.median(arm(*run)))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from tl_lightning.data import Batch, TextFiles
-from tl_lightning.data.batching import BucketBatchSampler
+from tl_lightning.data.batching import BucketBatchSampler, SeededBatchSampler
 from tl_lightning.data.loading import ExactLoader
+from tl_lightning.errors import UserError
 
 Make = Callable[..., TextFiles]
 Write = Callable[[str, Any], Path]
@@ -68,6 +69,24 @@ def test_evaluation_counts_every_row_once_over_all_ranks(world: int) -> None:
 def test_evaluation_has_the_longest_first() -> None:
     lengths = LENGTHS[_flat(_sampler(shuffle=False))]
     assert (np.diff(lengths) <= 0).all()
+
+
+def test_buckets_can_be_turned_off(write: Write, make: Make, reviews: list[dict[str, Any]]) -> None:
+    """The control: the same rows in the same number of batches, as a plain shuffle of (seed, epoch) cuts them."""
+    mixed = BucketBatchSampler(LENGTHS, 8, seed=3, mixed=True)
+    plain = SeededBatchSampler(len(LENGTHS), 8, seed=3)
+    for epoch in (0, 1):
+        mixed.set_epoch(epoch)
+        plain.set_epoch(epoch)
+        assert list(mixed) == list(plain)
+    assert mixed.padding().waste > 1.2 * BucketBatchSampler(LENGTHS, 8, seed=3).padding().waste
+    in_order = BucketBatchSampler(LENGTHS, 8, seed=3, shuffle=False, mixed=True)
+    assert np.all(np.diff(LENGTHS[[row for batch in in_order for row in batch]]) <= 0), "evaluation stays as it is"
+    write("all.csv", reviews)
+    data = make("all.csv", by_length=False)
+    assert data.summary["padding"] > make("all.csv").summary["padding"]
+    with pytest.raises(UserError, match=r"data\.by_length=false .* data\.shapes"):
+        make("all.csv", by_length=False, shapes=4)
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

@@ -1,12 +1,14 @@
 """Texts are tokenised once; the cache is whole or not there; cleaning."""
 
 import logging
+import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tl_lightning.data import TextFiles
@@ -149,6 +151,24 @@ def test_arrays_are_mapped_and_small(make: Make, table: Path) -> None:
     assert isinstance(store["tokens"], np.memmap)
     assert (store["tokens"].dtype, store["codes"].dtype) == (np.uint16, np.int32)
     assert "types" not in store
+
+
+def test_ten_times_the_rows_cost_a_process_nothing_but_their_places(write: Write, make: Make) -> None:
+    """Tokens, labels, hashes and texts are mapped; a row's own share is its length and its place in the split."""
+    own, mapped = [], []
+    for rows in (400, 4000):
+        write("many.csv", [{"text": f"good film {row}", "label": row % 2} for row in range(rows)])
+        before = pa.total_allocated_bytes()
+        part: Any = make("many.csv").train_dataloader().dataset
+        arrays = [part.store[name] for name in part.store.meta["arrays"]]
+        assert all(isinstance(array, np.memmap) for array in arrays)
+        assert pa.total_allocated_bytes() - before < 1 << 16, "the texts too"
+        mapped.append(sum(array.nbytes for array in arrays))
+        held = [value for owner in (part, part.store) for value in vars(owner).values()]
+        own.append(sum(v.nbytes for v in held if isinstance(v, np.ndarray) and not isinstance(v, np.memmap)))
+        assert len(pickle.dumps(part.store)) < 1000, "a worker maps the files itself"
+    assert mapped[1] > 9 * mapped[0]
+    assert (own[1] - own[0]) / 3600 <= 16
 
 
 def test_memory_is_bounded(write: Write, make: Make, encoded: list[int]) -> None:

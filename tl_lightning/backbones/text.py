@@ -103,7 +103,7 @@ class HFText(Backbone):
         if not waited_for(mask) or not isinstance(self.model, PreTrainedModel):  # prompts and prefixes stand around it
             return False
         config = self.model.config
-        known = config.model_type in PLAIN_ENCODERS and not config.is_decoder
+        known = config.model_type in PLAIN_ENCODERS and not getattr(config, "is_decoder", False)
         return known and config._attn_implementation == "sdpa"
 
 

@@ -78,6 +78,7 @@ class BucketBatchSampler(SeededBatchSampler):
 
     edges: lengths to pad to, ascending, the last one the longest row's; by default a batch is padded to its longest
     row. With edges the whole epoch is one pool, sorted by edge alone: rows of one edge are mixed over the whole epoch.
+    mixed: train on the permutation as it is, whatever the lengths: the control.
     """
 
     def __init__(
@@ -90,11 +91,12 @@ class BucketBatchSampler(SeededBatchSampler):
         world_size: int = 1,
         shuffle: bool = True,
         edges: Indices | None = None,
+        mixed: bool = False,
     ) -> None:
         super().__init__(len(lengths), batch_size, seed=seed, rank=rank, world_size=world_size, shuffle=shuffle)
         self._lengths = np.asarray(lengths, np.int64)
         self._widths = self._lengths if edges is None else edges[np.searchsorted(edges, self._lengths)]
-        self._whole = edges is not None
+        self._whole, self._mixed = edges is not None, mixed
         self._laid_out: tuple[int, Padding] | None = None
 
     def padding(self) -> Padding:
@@ -117,6 +119,8 @@ class BucketBatchSampler(SeededBatchSampler):
         return self._cut(np.argsort(-self._lengths, kind="stable"))
 
     def _shuffled(self, rng: np.random.Generator) -> Layout:
+        if self._mixed:
+            return super()._shuffled(rng)
         order = rng.permutation(self._size)
         size = self._size if self._whole else self._pool() * self._global_size
         key = np.arange(self._size) // size * (1 + self._widths.max()) + self._widths[order]

@@ -29,6 +29,11 @@ def check_text_options(data: "TextData") -> None:
     for name in ("shapes", "max_tokens"):
         at_least(name, getattr(data, name), 1)
     _check_columns(data)
+    if not data.by_length and (data.shapes or data.max_tokens):
+        raise UserError(
+            "data.by_length=false mixes all lengths in a batch, and data.shapes and data.max_tokens sort them: "
+            "leave both out, or type data.by_length=true."
+        )
     if data.on_empty not in ("error", "drop"):
         raise UserError(f"data.on_empty={data.on_empty}: type data.on_empty=error or data.on_empty=drop.")
 

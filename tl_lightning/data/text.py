@@ -33,7 +33,8 @@ class TextData(SplitData):
     text or label. near_duplicates: look for rows that are almost the same in two splits. cache_dir: for tokenised
     texts. The other parameters: see SplitData.
 
-    Training batches hold texts of like length; when evaluating, the longest come first. shapes: pad training batches
+    Training batches hold texts of like length (by_length: false shuffles without a look at it, the control, which pads
+    far more); when evaluating, the longest come first. shapes: pad training batches
     to one of so many lengths, chosen to pad least, in place of the longest text of each batch (default: 16 with
     max_tokens). max_tokens: tokens of a padded training batch on each device, in place of
     batch_size: short texts come in larger batches; twice as many when evaluating without eval_batch_size.
@@ -47,6 +48,7 @@ class TextData(SplitData):
     on_empty: Literal["error", "drop"] = "error"
     num_workers: int = 0
     near_duplicates: bool = True
+    by_length: bool = True
     shapes: int | None = None
     max_tokens: int | None = None
 
@@ -108,7 +110,7 @@ class TextData(SplitData):
         part: TextDataset = self._parts[split]
         order = self._order(shuffle=shuffle)
         if self.max_tokens is None or (not shuffle and self.eval_batch_size is not None):
-            return BucketBatchSampler(part.lengths, **order, edges=part.edges)
+            return BucketBatchSampler(part.lengths, **order, edges=part.edges, mixed=not self.by_length)
         del order["batch_size"]
         budget = self.max_tokens if shuffle else 2 * self.max_tokens  # no gradients are kept
         return TokenBatchSampler(part.lengths, budget, **order, edges=part.edges)
