@@ -19,6 +19,7 @@ from tl_lightning.averaging import Average
 from tl_lightning.callbacks import Best
 from tl_lightning.checkpoints import AsideCheckpointIO
 from tl_lightning.errors import UserError, first_line
+from tl_lightning.features import CachedFeatures
 from tl_lightning.interrupt import StopAtStep
 from tl_lightning.job import ALONE, Job
 from tl_lightning.length import limited
@@ -41,6 +42,7 @@ class Parts:
     best: Best | None
     throughput: Throughput
     average: Average | Soup | None
+    features: CachedFeatures
 
 
 def make(node: Mapping[str, Any]) -> Any:
@@ -93,7 +95,7 @@ def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[
     }
     callbacks: list[Callback] = [_callback(node, known) for node in config["callbacks"].values() if node is not None]
     average = _callback(config["average"], known) if config.get("average") else None
-    throughput = Throughput()
+    throughput, features = Throughput(), CachedFeatures(data)
     loggers = make(config["logger"])(
         folder=folder,
         name=_run_name(config, folder),
@@ -105,8 +107,9 @@ def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[
     best = next((callback for callback in callbacks if isinstance(callback, Best)), None)
     if average is not None:  # best.ckpt holds the averaged weights, last.ckpt those that train on
         callbacks.insert(callbacks.index(best) + 1 if best else 0, average)
-    trainer = make_trainer(config["trainer"], data, [*callbacks, throughput, stop, *job.callbacks], loggers, folder)
-    return Parts(task, data, trainer, best, throughput, average)
+    beside = [features, *callbacks, throughput, stop, *job.callbacks]  # features first: they are no training time
+    trainer = make_trainer(config["trainer"], data, beside, loggers, folder)
+    return Parts(task, data, trainer, best, throughput, average, features)
 
 
 def _callback(node: Mapping[str, Any], known: Mapping[str, Any]) -> Any:

@@ -207,6 +207,7 @@ def _selection(parts: Parts) -> dict[str, Any]:
         "parts_of_a_batch": parts.task.memory.facts() or None,  # where it did not fit the memory
         "samples_per_second": round(throughput.samples / max(throughput.seconds, 1e-9), 1),
         "throughput": throughput.record(),
+        "features": parts.features.facts(),  # of a frozen backbone, from the cache
         "parameters": parts.task.parameter_counts(),
         "peak_memory_bytes": peak_memory_bytes(),
     }

@@ -47,6 +47,9 @@ class FineTuning(Callback):
         self.layer_decay = layer_decay
         self.regularizer = regularizer
         self.settled_at = 0  # the epoch with which the last change begins; known once a fit is set up
+        self.still_epochs = 0  # in so many epochs, from the first on, nothing in the backbone moves; known then too
+        self.always_still = False
+        self.reads_features = False  # and its features come from the cache
         self.pretrained: tuple[nn.Parameter, ...] = ()  # the backbone's, as they were before the edit
         self._edited = False
         self._movable: frozenset[str] = frozenset()
@@ -67,6 +70,10 @@ class FineTuning(Callback):
     def keeps(self, name: str) -> bool:
         """Whether a checkpoint holds this entry of the task's state dict; the others are the pretrained weights."""
         return True
+
+    def knows(self, name: str) -> bool:
+        """Whether a checkpoint may do without this entry, since it is as it was pretrained."""
+        return not self.keeps(name)
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """Whether this parameter gets weight decay: matrices do, vectors (biases, norms) do not."""
@@ -95,6 +102,8 @@ class FineTuning(Callback):
             self._epochs = epochs_ahead(trainer)
             self.settled_at = self.last_change(_groups(task))
             self._check_length(trainer)
+            self.still_epochs = self._still(_groups(task))
+            self.always_still = self.still_epochs == self._epochs
         first, self._edited = not self._edited, True
         if first:
             self.pretrained = tuple(task.backbone.parameters())
@@ -155,6 +164,10 @@ class FineTuning(Callback):
 
     def _plan(self, total: int) -> list[int]:
         return [self.frozen_groups(epoch, total) for epoch in range(self._epochs)]
+
+    def _still(self, total: int) -> int:
+        plan = self._plan(total)
+        return next((epoch for epoch, frozen in enumerate(plan) if frozen < total), len(plan))
 
     def _freeze(self, task: "TransferTask", frozen: int) -> None:
         parameters = dict(task.backbone.named_parameters())
