@@ -21,6 +21,7 @@ from tl_lightning.build import Parts, build
 from tl_lightning.callbacks import Pruning
 from tl_lightning.checkpoints import PREVIOUS, newest, step_of
 from tl_lightning.errors import UserError, first_line
+from tl_lightning.grid_task import GridTask
 from tl_lightning.identity import identity
 from tl_lightning.interrupt import Interrupted, StopAtStep, graceful
 from tl_lightning.job import ALONE, Job
@@ -209,6 +210,7 @@ def _selection(parts: Parts) -> dict[str, Any]:
         "throughput": throughput.record(),
         "features": parts.features.facts(),  # of a frozen backbone, from the cache
         "parameters": parts.task.parameter_counts(),
+        "head_grid": parts.task.facts() if isinstance(parts.task, GridTask) else None,
         "peak_memory_bytes": peak_memory_bytes(),
     }
 

@@ -78,6 +78,10 @@ class TransferTask(LightningModule):
         outputs: Tensor = self.head(self.features(inputs))
         return outputs.float()
 
+    def criterion(self, inputs: dict[str, Tensor], target: Tensor) -> Tensor:
+        """The mean loss () of one batch."""
+        return self.objective.losses(self(inputs), target).mean()
+
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
         """What the head reads, (B, D): the backbone's, or what the batch brings in its place."""
         found: Tensor = inputs[FEATURES] if FEATURES in inputs else self.backbone(**inputs)

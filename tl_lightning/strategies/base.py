@@ -42,6 +42,8 @@ class FineTuning(Callback):
 
     sooner = "strategy's epochs"
     """What to set lower where the training is too short for the method."""
+    probes = False
+    """Whether the head alone is trained, from the first step to the last."""
 
     def __init__(self, layer_decay: float = 1.0, regularizer: Regularizer | None = None) -> None:
         self.layer_decay = layer_decay
@@ -83,7 +85,7 @@ class FineTuning(Callback):
         """The training loss () of one batch, with what the regularizer adds."""
         if self.regularizer is not None:
             return self.regularizer.loss(task, inputs, target)
-        return task.objective.losses(task(inputs), target).mean()
+        return task.criterion(inputs, target)
 
     def last_change(self, total: int) -> int:
         """The epoch with which the last change of what moves, or the last phase, begins."""

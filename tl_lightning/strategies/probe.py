@@ -11,6 +11,8 @@ class LinearProbe(FineTuning):
     the backbone are those it was pretrained with.
     """
 
+    probes = True
+
     def __init__(self, regularizer: Regularizer | None = None) -> None:
         super().__init__(regularizer=regularizer)
 
