@@ -91,7 +91,8 @@ class GridTask(TransferTask):
         if self._validated:
             outputs, target = map(torch.cat, zip(*self._validated, strict=True))
             self._validated.clear()
-            values = [self._judged(one, target) for one in outputs.unbind(dim=1)]
+            alive = self.grid.alive.tolist()
+            values = [self._judged(outputs[:, at], target) if lives else math.nan for at, lives in enumerate(alive)]
             self._choose(values)
             self._update(outputs[:, self.chosen], target)
             monitor = self.objective.monitor

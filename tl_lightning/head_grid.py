@@ -81,6 +81,7 @@ class HeadGrid(nn.Module):
         self.out_at.copy_(torch.where(gone, number, self.out_at))
         self.alive &= keep
         factors = (clip / (norms + EPS)).clamp(max=1.0) if clip else torch.ones_like(norms)
+        factors = factors.masked_fill(~keep, 1.0)
         for bank, kept, factor in zip(banks, keep.chunk(len(banks)), factors.chunk(len(banks)), strict=True):
             for gradient in bank:
                 gradient.masked_fill_(~_along(kept, gradient), 0.0).mul_(_along(factor, gradient))
