@@ -47,7 +47,9 @@ def _assert_alone(many: Path, alone: Sequence[tuple[Path, int, int]]) -> None:
             torch.testing.assert_close(head, value, atol=2e-6, rtol=2e-5, msg=f"{folder.name}: {name}")
 
 
-@pytest.mark.parametrize("words", [("head=linear",), ("head=mlp", "optimizer=sgd")])
+@pytest.mark.parametrize(
+    "words", [("head=mlp",), pytest.param(("head=linear", "optimizer=sgd"), marks=pytest.mark.slow)]
+)
 def test_each_head_becomes_what_its_run_becomes(probe: Runs, words: tuple[str, ...]) -> None:
     many = probe("many", GRID, CLIP, *words)
     runs = [probe(f"lr {lr}", CLIP, *words, f"optimizer.lr={lr}") for lr in LRS]
@@ -63,6 +65,7 @@ def test_each_head_becomes_what_its_run_becomes(probe: Runs, words: tuple[str, .
     assert record(many)["best"] == record(runs[chosen])["best"]
 
 
+@pytest.mark.slow
 def test_weight_decays_are_crossed_with_rates(probe: Runs) -> None:
     decays = (0.0, 2.0)
     many = probe("many", "head.lr_grid=[0.001,0.1]", f"head.weight_decay_grid={[*decays]}".replace(" ", ""))
@@ -76,6 +79,7 @@ def test_weight_decays_are_crossed_with_rates(probe: Runs) -> None:
     assert [(head["lr"], head["weight_decay"]) for head in told] == [(0.001, 0), (0.1, 0), (0.001, 2), (0.1, 2)]
 
 
+@pytest.mark.slow
 def test_a_grid_of_decays_alone_keeps_the_optimizers_rate(probe: Runs) -> None:
     told = record(probe("many", "head.weight_decay_grid=[0,1]", "optimizer.lr=0.02"))["head_grid"]
     assert [(head["lr"], head["weight_decay"]) for head in told["heads"]] == [(0.02, 0), (0.02, 1)]
