@@ -1,7 +1,7 @@
 """Make the parts of a run from its configuration: wiring in plain Python."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
+from torch import nn
 
 from tl_lightning.averaging import Average
 from tl_lightning.bar import Bar
@@ -22,6 +23,8 @@ from tl_lightning.callbacks import Best
 from tl_lightning.checkpoints import AsideCheckpointIO
 from tl_lightning.compiled import Compiled
 from tl_lightning.errors import UserError, first_line
+from tl_lightning.features import CachedFeatures
+from tl_lightning.grid_task import GridTask
 from tl_lightning.interrupt import StopAtStep
 from tl_lightning.job import ALONE, Job
 from tl_lightning.length import limited
@@ -44,6 +47,7 @@ class Parts:
     best: Best | None
     throughput: Throughput
     average: Average | Soup | None
+    features: CachedFeatures
 
 
 def make(node: Mapping[str, Any]) -> Any:
@@ -70,12 +74,13 @@ def learner(config: Mapping[str, Any]) -> tuple[TransferTask, Any]:
     data = make(config["data"])(preprocessor=backbone.preprocessor, target=objective.target, seed=seed)
     data.setup()
     lightning.seed_everything(seed, workers=True, verbose=False)
-    task = TransferTask(
+    head, optimizer = make(config["head"])(backbone.out_features, data.num_outputs), make(config["optimizer"])
+    task = _task_of(head, optimizer)(
         backbone,
-        head=make(config["head"])(backbone.out_features, data.num_outputs),
+        head=head,
         objective=objective,
         strategy=strategy,
-        optimizer=make(config["optimizer"]),
+        optimizer=optimizer,
         schedule=make(config["schedule"]),
         num_outputs=data.num_outputs,
         classes=data.classes,
@@ -84,6 +89,15 @@ def learner(config: Mapping[str, Any]) -> tuple[TransferTask, Any]:
         compiled=Compiled(word) if (word := config.get("compile", False)) else None,
     )
     return task, data
+
+
+def _task_of(head: nn.Module, optimizer: Any) -> Callable[..., TransferTask]:
+    """The kind of task: many heads where the head names a grid; what it leaves out is the optimizer's own value."""
+    lrs, weight_decays = getattr(head, "lr_grid", None), getattr(head, "weight_decay_grid", None)
+    if lrs is None and weight_decays is None:
+        return TransferTask
+    own = optimizer.keywords
+    return partial(GridTask, lrs=lrs or [own["lr"]], weight_decays=weight_decays or [own.get("weight_decay", 0.0)])
 
 
 def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[str], job: Job = ALONE) -> Parts:
@@ -97,7 +111,7 @@ def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[
     }
     callbacks: list[Callback] = [_callback(node, known) for node in config["callbacks"].values() if node is not None]
     average = _callback(config["average"], known) if config.get("average") else None
-    throughput = Throughput()
+    throughput, features = Throughput(), CachedFeatures(data)
     loggers = make(config["logger"])(
         folder=folder,
         name=_run_name(config, folder),
@@ -109,8 +123,9 @@ def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[
     best = next((callback for callback in callbacks if isinstance(callback, Best)), None)
     if average is not None:  # best.ckpt holds the averaged weights, last.ckpt those that train on
         callbacks.insert(callbacks.index(best) + 1 if best else 0, average)
-    trainer = make_trainer(config["trainer"], data, [*callbacks, throughput, stop, *job.callbacks], loggers, folder)
-    return Parts(task, data, trainer, best, throughput, average)
+    beside = [features, *callbacks, throughput, stop, *job.callbacks]  # features first: they are no training time
+    trainer = make_trainer(config["trainer"], data, beside, loggers, folder)
+    return Parts(task, data, trainer, best, throughput, average, features)
 
 
 def _callback(node: Mapping[str, Any], known: Mapping[str, Any]) -> Any:

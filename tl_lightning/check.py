@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from tl_lightning.config import RunConfig
 from tl_lightning.errors import UserError
+from tl_lightning.grid_faults import grid_faults
 from tl_lightning.targets import (
     ALLOWED,
     NOT_TAKEN,
@@ -109,6 +110,7 @@ def _together_faults(config: Mapping[str, Any]) -> Iterator[str]:
     data, seed, name = (config.get(key) for key in ("data", "seed", "name"))
     if isinstance(data, Mapping) and None not in (data.get("shots"), data.get("train_fraction")):
         yield "data.shots and data.train_fraction both say how much to train on: give one of them"
+    yield from grid_faults(config)
     if isinstance(seed, int) and seed >= SEED_LIMIT:
         yield f"seed={seed}: below {SEED_LIMIT} is expected"
     if isinstance(name, str) and not FAMILY.fullmatch(name):

@@ -1,4 +1,8 @@
-"""Heads: pooled features to outputs."""
+"""Heads: pooled features to outputs.
+
+Each takes ``lr_grid`` and ``weight_decay_grid``: values for which heads are trained side by side on a frozen backbone,
+crossed, of which ``val`` chooses one.
+"""
 
 from torch import nn
 
@@ -15,8 +19,16 @@ def _linear(features: int, outputs: int) -> nn.Linear:
 class Linear(nn.Sequential):
     """Dropout and one linear layer: ``(B, D) -> (B, num_outputs)``."""
 
-    def __init__(self, in_features: int, num_outputs: int, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        num_outputs: int,
+        dropout: float = 0.1,
+        lr_grid: list[float] | None = None,
+        weight_decay_grid: list[float] | None = None,
+    ) -> None:
         super().__init__(nn.Dropout(dropout), _linear(in_features, num_outputs))
+        self.lr_grid, self.weight_decay_grid = lr_grid, weight_decay_grid
 
 
 class MLP(nn.Sequential):
@@ -26,7 +38,15 @@ class MLP(nn.Sequential):
     (Liu et al., 2019, arXiv:1907.11692).
     """
 
-    def __init__(self, in_features: int, num_outputs: int, hidden: int | None = None, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        num_outputs: int,
+        hidden: int | None = None,
+        dropout: float = 0.1,
+        lr_grid: list[float] | None = None,
+        weight_decay_grid: list[float] | None = None,
+    ) -> None:
         width = hidden or in_features
         super().__init__(
             nn.Dropout(dropout),
@@ -35,3 +55,4 @@ class MLP(nn.Sequential):
             nn.Dropout(dropout),
             _linear(width, num_outputs),
         )
+        self.lr_grid, self.weight_decay_grid = lr_grid, weight_decay_grid

@@ -21,6 +21,7 @@ from tl_lightning.build import Parts, build
 from tl_lightning.callbacks import Pruning
 from tl_lightning.checkpoints import PREVIOUS, newest, step_of
 from tl_lightning.errors import UserError, first_line
+from tl_lightning.grid_task import GridTask
 from tl_lightning.identity import identity
 from tl_lightning.interrupt import Interrupted, StopAtStep, graceful
 from tl_lightning.job import ALONE, Job
@@ -208,7 +209,9 @@ def _selection(parts: Parts) -> dict[str, Any]:
         "samples_per_second": round(throughput.samples / max(throughput.seconds, 1e-9), 1),
         "throughput": throughput.record(),
         "compiled": parts.task.compiled.facts() if parts.task.compiled else None,
+        "features": parts.features.facts(),  # of a frozen backbone, from the cache
         "parameters": parts.task.parameter_counts(),
+        "head_grid": parts.task.facts() if isinstance(parts.task, GridTask) else None,
         "peak_memory_bytes": peak_memory_bytes(),
     }
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, MetricCollection
 
-from tl_lightning.backbones.base import Backbone
+from tl_lightning.backbones.base import FEATURES, Backbone
 from tl_lightning.compiled import Compiled
 from tl_lightning.finite import Finite, OnNan
 from tl_lightning.length import at_log_step, training_length
@@ -77,9 +77,18 @@ class TransferTask(LightningModule):
         self._tested: list[Predictions] = []
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        """``inputs`` as the backbone's preprocessor makes them -> (B, num_outputs), float32."""
-        outputs: Tensor = self.head(self.backbone(**inputs))
+        """``inputs`` as the backbone's preprocessor makes them, or its features -> (B, num_outputs), float32."""
+        outputs: Tensor = self.head(self.features(inputs))
         return outputs.float()
+
+    def criterion(self, inputs: dict[str, Tensor], target: Tensor) -> Tensor:
+        """The mean loss () of one batch."""
+        return self.objective.losses(self(inputs), target).mean()
+
+    def features(self, inputs: dict[str, Tensor]) -> Tensor:
+        """What the head reads, (B, D): the backbone's, or what the batch brings in its place."""
+        found: Tensor = inputs[FEATURES] if FEATURES in inputs else self.backbone(**inputs)
+        return found
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One batch -> the mean loss ()."""
@@ -200,7 +209,7 @@ class TransferTask(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What a checkpoint leaves out is the pretrained backbone's, which stands here already."""
-        own = {name: value for name, value in self.state_dict().items() if not self.strategy.keeps(name)}
+        own = {name: value for name, value in self.state_dict().items() if self.strategy.knows(name)}
         checkpoint["state_dict"] = {**own, **checkpoint["state_dict"]}
 
     def parameter_counts(self) -> dict[str, int]:

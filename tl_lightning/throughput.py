@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from tl_lightning.backbones.base import FEATURES
 from tl_lightning.flops import forward_flops, multiplied, passes, peak_flops
 
 CLOCKED = ("samples_per_second", "tokens_per_second", "data_wait", "step_p50", "step_p95", "flops_per_second", "mfu")
@@ -36,6 +37,7 @@ class Throughput(Callback):
         self._begin = self._waited_before = self._last = 0.0
         self._batches: list[int] = []  # numbers of the first and the last one since the clock started
         self._samples = 0
+        self._kept = False  # batches bring features: no token is read, and the backbone computes nothing
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A resume in mid-epoch does not come through ``on_train_epoch_start``."""
@@ -53,9 +55,10 @@ class Throughput(Callback):
         """Note when training really began; count what a sample costs where a GPU's peak is there to compare with."""
         if self.first_step is None:
             self.first_step = time.time()
-            if self.peak and "input_ids" not in batch[0]:
-                one = {name: values[:1] for name, values in batch[0].items()}
-                self._per_sample = forward_flops(pl_module.backbone, one)  # type: ignore[arg-type]
+        self._kept = FEATURES in batch[0]
+        if self.peak and self._per_sample is None and "input_ids" not in batch[0] and not self._kept:
+            one = {name: values[:1] for name, values in batch[0].items()}
+            self._per_sample = forward_flops(pl_module.backbone, one)  # type: ignore[arg-type]
         if not self._batches:
             self._batches = [batch_idx, batch_idx]
 
@@ -85,7 +88,7 @@ class Throughput(Callback):
         self._stop_clock(trainer, pl_module)
         values = {f"train/{name}": value for name, value in self.facts().items() if value is not None}
         padding = _padding(trainer)
-        if padding is not None:
+        if padding is not None and not self._kept:
             values["train/padding"] = padding.waste  # of the whole epoch, whichever steps of it were taken here
         pl_module.log_dict(values, sync_dist=True)
 
@@ -124,7 +127,9 @@ class Throughput(Callback):
         self.waited += _waited(trainer) - self._waited_before
         samples, padding = self._samples * trainer.world_size, _padding(trainer)
         self.samples += samples
-        if padding is not None:
+        if self._kept:
+            pass
+        elif padding is not None:
             taken = slice(self._batches[0], self._batches[1] + 1)
             tokens = int(padding.real[taken].sum()) * trainer.world_size
             self.tokens += tokens

@@ -22,7 +22,9 @@ PLAIN = (int, float, str, bool, type(None), None, Path, Literal)
 RANGES: dict[str, Rule] = {
     "lr": LR,
     "probe_lr": LR,
+    "lr_grid": LR,
     "weight_decay": NOT_NEGATIVE,
+    "weight_decay_grid": NOT_NEGATIVE,
     "momentum": SHARE_BELOW_1,
     "betas": SHARE_BELOW_1,
     "eps": (lambda x: 0 < x < 1, "above 0 and below 1, such as 1e-8"),

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 # The first number after one of these words is the layer: encoder.layer.3, transformer.h.3, model.layers.3 ...
 LAYER = re.compile(r"(?:^|\.)\w*(?:layers?|h|blocks?|stages?)\.(\d+)\.")
 INPUT_SIDE = re.compile(r"embed")
+FEATURES = "features"
+"""The one input of a batch that brings what the backbone made of its samples before, (B, D)."""
 
 
 class Backbone(nn.Module, ABC):

@@ -1,5 +1,8 @@
 """Some rows of a tokenised split as padded batches."""
 
+import hashlib
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -44,6 +47,11 @@ class TextDataset(Part):
                 self._padded("types", rows, width, 0) if stored else np.zeros_like(inputs["input_ids"])
             )
         return {name: torch.from_numpy(array) for name, array in inputs.items()}
+
+    def content(self) -> list[Any]:
+        """The store is named by its texts and what was made of them, tokenizer and all."""
+        taken = hashlib.sha256(self.take.astype("<i8").tobytes()).hexdigest()
+        return ["texts", self.store.folder.name, taken, self._pad, self._wants_types]
 
     def _padded(self, name: str, rows: Indices, width: int, pad: int) -> Array:
         flat, offsets = self.store[name], self.store["offsets"]

@@ -22,6 +22,15 @@ from tl_lightning.data.store import Store
 from tl_lightning.images import ImageSpec
 
 MOST_WORKERS = 8
+BY_CHANCE = {
+    "crop_scale": "null",
+    "flip": "false",
+    "auto_augment": "null",
+    "random_erasing": "0",
+    "mixup": "0",
+    "cutmix": "0",
+}
+"""What chance does to training images, and how each is turned off."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -117,8 +126,13 @@ class ImageData(SplitData):
         """What a kind of source adds to the summary."""
         return {}
 
-    def _sampler(self, split: str, *, shuffle: bool) -> SeededBatchSampler:
-        return SeededBatchSampler(len(self._parts[split]), **self._order(shuffle=shuffle))
+    def varies(self, split: str) -> str | None:
+        """What chance does to training images."""
+        words = [f"data.{name}={off}" for name, off in BY_CHANCE.items() if getattr(self, name)]
+        return " ".join(words) if words and split == "train" else None
+
+    def _sampler(self, split: str, *, shuffle: bool, alone: bool = False) -> SeededBatchSampler:
+        return SeededBatchSampler(len(self._parts[split]), **self._order(shuffle=shuffle, alone=alone))
 
     def _workers(self) -> int:
         if self.num_workers is not None:

@@ -1,7 +1,8 @@
 """Some images of an index as batches of pixels."""
 
+import hashlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -82,6 +83,11 @@ class ImageDataset(Part):
             for at, view in enumerate(views, start=1):
                 batch[at] = view
         return {"pixels": batch}
+
+    def content(self) -> list[Any]:
+        """The images by the hashes of their files, and the view of them; for an augmented one, what is kept of them."""
+        files = hashlib.sha256(self.store["hashes"][self.take].astype("<u8").tobytes()).hexdigest()
+        return ["images", files, self.view.key]
 
     def _view(self, row: int) -> Tensor:
         if self.view.random:

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import lightning
 import numpy as np
@@ -42,6 +42,9 @@ class SplitData(lightning.LightningDataModule):
     sets plainly random. num_workers: processes that prepare batches. cache_dir: for what is prepared once (default
     $TL_LIGHTNING_CACHE or ~/.cache/tl_lightning).
 
+    cache_features: while nothing in the backbone moves, keep its features in the cache as "float32" or "float16" and
+    train on them; "auto" is float32 wherever it can be, null is never. The batches stay the same, and their order.
+
     Everything is there after `setup`, which prepares all three splits and may be called again. Raises
     UserError for whatever is wrong with options or sources.
     """
@@ -60,6 +63,7 @@ class SplitData(lightning.LightningDataModule):
     shots: int | None = None
     num_workers: int | None = 0
     cache_dir: str | None = None
+    cache_features: Literal["auto", "float32", "float16"] | None = "auto"
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -75,8 +79,17 @@ class SplitData(lightning.LightningDataModule):
         """Some rows of a store as the batches of a split."""
 
     @abstractmethod
-    def _sampler(self, split: str, *, shuffle: bool) -> SeededBatchSampler:
+    def _sampler(self, split: str, *, shuffle: bool, alone: bool = False) -> SeededBatchSampler:
         """The order of a split's batches: see `_order`."""
+
+    def part(self, split: str) -> Part:
+        """The rows of "train", "val" or "test"."""
+        found: Part = self._parts[split]
+        return found
+
+    def varies(self, split: str) -> str | None:
+        """What makes the inputs of a split others in each epoch, as the words that turn it off; None if nothing."""
+        return None
 
     def _row_name(self, store: Store, row: int) -> str:
         """A row, numbered from 1, in words."""
@@ -97,6 +110,10 @@ class SplitData(lightning.LightningDataModule):
     def test_dataloader(self) -> ExactLoader:
         """Every row once."""
         return self._loader("test", shuffle=False)
+
+    def whole_loader(self, split: str) -> ExactLoader:
+        """Every row of a split once, in this process alone and as for evaluation: for what is computed once."""
+        return self._loader(split, shuffle=False, alone=True)
 
     def texts(self, split: str, index: list[int]) -> list[str]:
         """What stands for rows (as in Batch.index) of "train", "val" or "test" in a table: texts, or file names."""
@@ -154,16 +171,17 @@ class SplitData(lightning.LightningDataModule):
         classes = audit.class_counts(self._parts["train"], self.classes)
         self.summary = audit.summary(self._parts, classes=classes, fingerprints=prints, **more)
 
-    def _order(self, *, shuffle: bool) -> dict[str, Any]:
-        """What a sampler needs beside its rows."""
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+    def _order(self, *, shuffle: bool, alone: bool = False) -> dict[str, Any]:
+        """What a sampler needs beside its rows; alone: this process takes the part of all."""
+        among = self.trainer if not alone else None
+        rank, world = (among.global_rank, among.world_size) if among else (0, 1)
         size = self.batch_size if shuffle else self.eval_batch_size or 2 * self.batch_size
         return {"batch_size": size, "seed": self.seed, "rank": rank, "world_size": world, "shuffle": shuffle}
 
     def _workers(self) -> int:
         return self.num_workers or 0
 
-    def _loader(self, split: str, *, shuffle: bool) -> ExactLoader:
-        sampler = self._sampler(split, shuffle=shuffle)
+    def _loader(self, split: str, *, shuffle: bool, alone: bool = False) -> ExactLoader:
+        sampler = self._sampler(split, shuffle=shuffle, alone=alone)
         pin = torch.cuda.is_available()
         return exact_loader(self._parts[split], sampler, num_workers=self._workers(), pin_memory=pin)

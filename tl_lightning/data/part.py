@@ -1,7 +1,8 @@
 """Some rows of a store with their targets, as batches."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +17,12 @@ class Part(Dataset[Batch]):
     """N rows of a store, chosen by position, with their targets; indexed by whole batches.
 
     codes: what each code of the store's vocabulary is among the classes; empty for numbers. outputs: C.
-    epoch: of the batches that are asked for next; the loader sets it.
+    epoch: of the batches that are asked for next; the loader sets it. stand_in: given positions, makes what a batch
+    has in place of its inputs, which are not read then.
     """
 
     epoch = 0
+    stand_in: Callable[[Indices], dict[str, Tensor]] | None = None
 
     def __init__(self, store: Store, take: Indices, codes: Indices, outputs: int) -> None:
         self.store, self.take = store, take
@@ -31,9 +34,15 @@ class Part(Dataset[Batch]):
     def __getitem__(self, positions: Sequence[int]) -> Batch:
         """The batch of these positions; a complement ~position gets index -1."""
         at = np.asarray(positions, np.int64)
-        rows = self.take[np.where(at < 0, ~at, at)]
+        places = np.where(at < 0, ~at, at)
+        rows = self.take[places]
         index = np.where(at < 0, -1, self.store["rows"][rows])
-        return Batch(self.inputs(rows), self.targets(rows), torch.from_numpy(index))
+        inputs = self.inputs(rows) if self.stand_in is None else self.stand_in(places)
+        return Batch(inputs, self.targets(rows), torch.from_numpy(index))
+
+    @abstractmethod
+    def content(self) -> list[Any]:
+        """Plain values that tell the inputs of these rows, in their order, from all others."""
 
     @abstractmethod
     def inputs(self, rows: Indices) -> dict[str, Tensor]:

@@ -106,9 +106,9 @@ class TextData(SplitData):
         """What a kind of source adds to the summary."""
         return {}
 
-    def _sampler(self, split: str, *, shuffle: bool) -> BucketBatchSampler:
+    def _sampler(self, split: str, *, shuffle: bool, alone: bool = False) -> BucketBatchSampler:
         part: TextDataset = self._parts[split]
-        order = self._order(shuffle=shuffle)
+        order = self._order(shuffle=shuffle, alone=alone)
         if self.max_tokens is None or (not shuffle and self.eval_batch_size is not None):
             return BucketBatchSampler(part.lengths, **order, edges=part.edges, mixed=not self.by_length)
         del order["batch_size"]

@@ -42,11 +42,16 @@ class FineTuning(Callback):
 
     sooner = "strategy's epochs"
     """What to set lower where the training is too short for the method."""
+    probes = False
+    """Whether the head alone is trained, from the first step to the last."""
 
     def __init__(self, layer_decay: float = 1.0, regularizer: Regularizer | None = None) -> None:
         self.layer_decay = layer_decay
         self.regularizer = regularizer
         self.settled_at = 0  # the epoch with which the last change begins; known once a fit is set up
+        self.still_epochs = 0  # in so many epochs, from the first on, nothing in the backbone moves; known then too
+        self.always_still = False
+        self.reads_features = False  # and its features come from the cache
         self.pretrained: tuple[nn.Parameter, ...] = ()  # the backbone's, as they were before the edit
         self._edited = False
         self._movable: frozenset[str] = frozenset()
@@ -68,6 +73,10 @@ class FineTuning(Callback):
         """Whether a checkpoint holds this entry of the task's state dict; the others are the pretrained weights."""
         return True
 
+    def knows(self, name: str) -> bool:
+        """Whether a checkpoint may do without this entry, since it is as it was pretrained."""
+        return not self.keeps(name)
+
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """Whether this parameter gets weight decay: matrices do, vectors (biases, norms) do not."""
         return parameter.ndim > 1
@@ -76,7 +85,7 @@ class FineTuning(Callback):
         """The training loss () of one batch, with what the regularizer adds."""
         if self.regularizer is not None:
             return self.regularizer.loss(task, inputs, target)
-        return task.objective.losses(task(inputs), target).mean()
+        return task.criterion(inputs, target)
 
     def last_change(self, total: int) -> int:
         """The epoch with which the last change of what moves, or the last phase, begins."""
@@ -95,6 +104,8 @@ class FineTuning(Callback):
             self._epochs = epochs_ahead(trainer)
             self.settled_at = self.last_change(_groups(task))
             self._check_length(trainer)
+            self.still_epochs = self._still(_groups(task))
+            self.always_still = self.still_epochs == self._epochs
         first, self._edited = not self._edited, True
         if first:
             self.pretrained = tuple(task.backbone.parameters())
@@ -155,6 +166,10 @@ class FineTuning(Callback):
 
     def _plan(self, total: int) -> list[int]:
         return [self.frozen_groups(epoch, total) for epoch in range(self._epochs)]
+
+    def _still(self, total: int) -> int:
+        plan = self._plan(total)
+        return next((epoch for epoch, frozen in enumerate(plan) if frozen < total), len(plan))
 
     def _freeze(self, task: "TransferTask", frozen: int) -> None:
         parameters = dict(task.backbone.named_parameters())

@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from tl_lightning.strategies.regularizer import Regularizer, pretrained_that_move
+from tl_lightning.strategies.regularizer import Regularizer, holds_still, pretrained_that_move
 
 if TYPE_CHECKING:
     from tl_lightning.task import TransferTask
@@ -40,6 +40,8 @@ class FeatureDistill(Regularizer):
 
     def loss(self, task: "TransferTask", inputs: dict[str, Tensor], target: Tensor) -> Tensor:
         """The training loss () with the distance of the features."""
+        if holds_still(task):  # no distance, and the batch may bring features
+            return super().loss(task, inputs, target)
         features: Tensor = task.backbone(**inputs)
         outputs: Tensor = task.head(features).float()
         apart = _distance(features.float(), self._taught(inputs, features.device), self.distance)

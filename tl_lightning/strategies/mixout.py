@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tl_lightning.errors import UserError
-from tl_lightning.strategies.regularizer import Regularizer, Start, pretrained_that_move
+from tl_lightning.strategies.regularizer import Regularizer, Start, holds_still, pretrained_that_move
 
 if TYPE_CHECKING:
     from tl_lightning.task import TransferTask
@@ -46,6 +46,8 @@ class Mixout(Regularizer):
 
     def loss(self, task: "TransferTask", inputs: dict[str, Tensor], target: Tensor) -> Tensor:
         """The training loss () of the mixed weights."""
+        if holds_still(task):  # nothing to mix, and the batch may bring features
+            return super().loss(task, inputs, target)
         features = functional_call(task.backbone, self._mixed(task), (), inputs)
         outputs: Tensor = task.head(features).float()
         return task.objective.losses(outputs, target).mean()

@@ -50,6 +50,11 @@ def pretrained_that_move(task: "TransferTask", word: str) -> dict[str, nn.Parame
     return found
 
 
+def holds_still(task: "TransferTask") -> bool:
+    """Whether nothing in the backbone moves now."""
+    return not any(p.requires_grad for p in task.backbone.parameters())
+
+
 class Start:
     """The values that parameters began with: beside the model, in no state dict, moved to where the model is."""
 
