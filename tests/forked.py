@@ -1,8 +1,8 @@
 """A process that has imported everything and forks runs from itself, so that twenty starts cost no imports.
 
-It reads a line of JSON for each run (config, folder, log, kill) and answers with one: the exit code, negative for a
-signal, and the seconds.  ``kill`` is null, a number of seconds after which the run is killed from outside, or the
-name of a place in tests/dying.py where it kills itself.
+It reads a line of JSON, a list of runs to start at once (config, folder, log, kill), and answers with one: of each the
+exit code, negative for a signal, and the seconds.  ``kill`` is null, a number of seconds after which the run is killed
+from outside, or the name of a place in tests/dying.py where it kills itself.
 """
 
 import json
@@ -41,10 +41,23 @@ def _child(asked: dict[str, Any]) -> None:
     os._exit(0)
 
 
-def _killer(pid: int, seconds: float) -> threading.Timer:
-    timer = threading.Timer(seconds, os.kill, (pid, signal.SIGKILL))
+def _started(asked: dict[str, Any]) -> tuple[int, threading.Timer | None]:
+    pid = os.fork()
+    if not pid:
+        _child(asked)
+    if not isinstance(asked["kill"], float):
+        return pid, None
+    timer = threading.Timer(asked["kill"], os.kill, (pid, signal.SIGKILL))
     timer.start()
-    return timer
+    return pid, timer
+
+
+def _ended(pid: int, timer: threading.Timer | None) -> int:
+    _, status = os.waitpid(pid, 0)
+    if timer is not None:
+        timer.cancel()
+        timer.join()
+    return os.waitstatus_to_exitcode(status)
 
 
 def main() -> None:
@@ -52,17 +65,9 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     for line in sys.stdin:
-        asked = json.loads(line)
         start = time.monotonic()
-        pid = os.fork()
-        if not pid:
-            _child(asked)
-        timer = _killer(pid, asked["kill"]) if isinstance(asked["kill"], float) else None
-        _, status = os.waitpid(pid, 0)  # a child that is not waited for stays, and its record would say that it runs
-        if timer is not None:
-            timer.cancel()
-            timer.join()
-        answers.write(json.dumps([os.waitstatus_to_exitcode(status), time.monotonic() - start]) + "\n")
+        started = [_started(asked) for asked in json.loads(line)]
+        answers.write(json.dumps([(_ended(*one), time.monotonic() - start) for one in started]) + "\n")
 
 
 if __name__ == "__main__":

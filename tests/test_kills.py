@@ -39,21 +39,34 @@ class Forked:
     def start(self, name: str, kill: float | str | None, **changed: Any) -> tuple[int, float]:
         """The exit code and the seconds of a run below ``root``/``name`` that goes on with what lies there."""
         self.starts += 1
-        config = {**self.config, "output_dir": str(self.root / name), "resume": "auto", **changed}
-        folder = self.root / name / f"mini/{self.starts:03d}"
-        asked = {"config": config, "folder": str(folder), "log": str(self.root / "log"), "kill": kill}
+        ((code, seconds),) = self.at_once(name, [f"{self.starts:03d}"], kill, **{"resume": "auto", **changed})
+        return code, seconds
+
+    def at_once(
+        self, name: str, folders: list[str], kill: float | str | None = None, **changed: Any
+    ) -> list[tuple[int, float]]:
+        """The same of several runs at the same time, each in its folder."""
+        config = {**self.config, "output_dir": str(self.root / name), **changed}
+        asked = [
+            {
+                "config": config,
+                "folder": str(self.root / name / f"mini/{f}"),
+                "log": str(self.root / "log"),
+                "kill": kill,
+            }
+            for f in folders
+        ]
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
-        code, seconds = json.loads(self._process.stdout.readline())
-        return code, seconds
+        return [tuple(one) for one in json.loads(self._process.stdout.readline())]
 
     def close(self) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
-        self._process.wait(10)
+        self._process.wait(120)
         self._process.stdout.close()
 
 
@@ -152,3 +165,26 @@ def test_killed_at_random_moments(forked: Forked, undisturbed: tuple[Path, float
         _same(_ended(forked, name), straight)
         runs += 1
     assert len(reached) > 1, "some kills came before a checkpoint, others after it"
+
+
+def test_two_runs_in_one_directory_at_once_are_told_apart(forked: Forked, undisturbed: tuple[Path, float]) -> None:
+    ends = forked.at_once("twins", ["now", "now"], resume=None)
+    assert [code for code, _ in ends] == [0, 0], (forked.root / "log").read_text()
+    folders = sorted((forked.root / "twins").glob("mini/*"))
+    assert [folder.name for folder in folders] == ["now", "now_2"]
+    for folder in folders:
+        _same(folder, undisturbed[0])
+
+
+def test_two_that_go_on_with_one_run_at_once_are_told_apart(forked: Forked, undisturbed: tuple[Path, float]) -> None:
+    code, _ = forked.start("heirs", "half a later checkpoint")
+    assert code == -9
+    (left,) = (forked.root / "heirs").glob("mini/*")
+    ends = forked.at_once("heirs", ["one", "other"], resume="auto")
+    assert [code for code, _ in ends] == [0, 0], (forked.root / "log").read_text()
+    folders = list((forked.root / "heirs").glob("mini/*"))
+    assert len(folders) == 2, "one went on, the other began anew"
+    assert [len(read_record(folder)["resumed"]) for folder in sorted(folders, key=lambda path: path != left)] == [1, 0]
+    for folder in folders:
+        _same(folder, undisturbed[0])
+    assert "another process goes on with it" in (forked.root / "log").read_text()

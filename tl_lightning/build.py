@@ -15,6 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import Logger
 
+from tl_lightning import slurm
 from tl_lightning.averaging import Average
 from tl_lightning.callbacks import Best
 from tl_lightning.checkpoints import AsideCheckpointIO
@@ -137,7 +138,7 @@ def make_trainer(
             logger=loggers,
             default_root_dir=folder,
             use_distributed_sampler=False,
-            plugins=[AsideCheckpointIO(), *plugins],
+            plugins=[AsideCheckpointIO(), *slurm.environment(), *plugins],
         )
     except (MisconfigurationException, ValueError) as fault:  # what no annotation says: such a device is not here
         raise UserError(f"trainer: {first_line(fault)}") from fault

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, say so."""
+"""Ctrl-C, SIGTERM and SLURM's signal: finish the step, save, say so."""
 
 import signal
 from collections.abc import Iterator
@@ -9,13 +9,14 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from tl_lightning import slurm
 from tl_lightning.ranks import Others
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
-    """A signal asked the run to end; ``exit_code`` is 130 for Ctrl-C and 143 for SIGTERM."""
+    """A signal asked the run to end; ``exit_code`` is 130 for Ctrl-C, 143 for SIGTERM, 138 for SLURM's SIGUSR1."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)  # its only argument, so that it can be sent between processes
@@ -94,8 +95,8 @@ class StopAtStep(Callback):
 
 @contextmanager
 def graceful(stop: StopAtStep) -> Iterator[None]:
-    """Send Ctrl-C and SIGTERM to ``stop`` while the block runs."""
-    before = {signum: signal.signal(signum, stop.receive) for signum in SIGNALS}
+    """Send Ctrl-C, SIGTERM and, in a job of SLURM's, its signal to ``stop`` while the block runs."""
+    before = {signum: signal.signal(signum, stop.receive) for signum in (*SIGNALS, *slurm.signals())}
     try:
         yield
     finally:
