@@ -1,6 +1,6 @@
 """Near duplicates: texts or pictures that are almost the same in two splits, found without comparing all pairs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import NamedTuple
 
@@ -181,8 +181,14 @@ def perceptual_hash(pixels: Tensor) -> int:
     return int((bits.long() * (1 << torch.arange(63, -1, -1)).long()).sum()) & ((1 << 64) - 1)
 
 
-def near_images(hashes: Mapping[str, Array], known: Mapping[str, Array] | None = None) -> dict[str, Near]:
+def near_images(
+    hashes: Mapping[str, Array],
+    known: Mapping[str, Array] | None = None,
+    same: Callable[[str, str, Indices], Array] | None = None,
+) -> dict[str, Near]:
     """Near duplicates between every two splits, by their perceptual hashes (N,) uint64; pairs are positions.
+
+    ``same`` has the last word on pairs of two splits (P, 2), for which hashes are near: (P,) bool.  ``known`` as above.
 
     Two hashes that differ in at most BITS = 6 bits agree in at least one of seven pieces of 9 or 10 bits (the
     pigeonhole principle), so only those that do are compared, and none is missed.
@@ -194,6 +200,8 @@ def near_images(hashes: Mapping[str, Array], known: Mapping[str, Array] | None =
         table = [_Sorted(column) for column in _pieces(old).T]
         parts = [np.arange(at, min(at + step, len(new))) for at in range(0, max(1, len(new)), step)]
         near = [_close(old, new, rows, table) for rows in parts]
+        if same is not None:
+            near = [pairs[same(one, other, pairs)] for pairs in near]
         found[f"{one} & {other}"] = _near(np.concatenate(near), (known[one], known[other]) if known else None)
     return found
 
