@@ -19,6 +19,7 @@ from tl_lightning.wandb_key import reachable as reachable
 log = logging.getLogger(__name__)
 
 INIT_S, FINISH_S = 20, 60
+LEFT = "not-uploaded"
 STARTING: list[Future[WandbLogger]] = []  # W&B itself allows one run at a time in a process
 
 
@@ -93,9 +94,12 @@ def start(mode: str, what: dict[str, Any], folder: Path) -> WandbLogger:
 def _started(mode: str, what: dict[str, Any], folder: Path) -> Any:
     import wandb
 
-    settings = wandb.Settings(init_timeout=INIT_S, finish_timeout=FINISH_S, silent=True)
+    settings = wandb.Settings(init_timeout=INIT_S, finish_timeout=FINISH_S, finish_timeout_raises=True, silent=True)
     try:
-        return wandb.init(**what, dir=folder, mode=mode, resume="allow", settings=settings)  # type: ignore[arg-type]
+        run = wandb.init(**what, dir=folder, mode=mode, resume="allow", settings=settings)  # type: ignore[arg-type]
+        if mode == "online":
+            left_mark(run).touch()
+        return run
     except wandb.errors.Error as fault:
         log.warning("Weights & Biases does not work now (%s): this run is kept offline", fault)
         return wandb.init(**what, dir=folder, mode="offline", resume="allow", settings=settings)
@@ -135,9 +139,24 @@ def log_study_page(path: Path, name: str, group: str, project: str = "tl_lightni
 
 
 def finish(failed: bool = False) -> None:
-    """End the W&B run, so that the next run in this process gets its own; ``failed`` shows there as such."""
+    """End the W&B run, so that the next run in this process gets its own; ``failed`` shows there as such.
+
+    Where the server does not take all of it in time, the rest stays on this machine.
+    """
     wait(STARTING)
     STARTING.clear()
     module = sys.modules.get("wandb")
-    if module is not None and module.run is not None:
+    if module is None or module.run is None:
+        return
+    mark = left_mark(module.run)
+    try:
         module.finish(exit_code=int(failed))
+    except TimeoutError:
+        log.warning("Weights & Biases did not take all of this run within %s s: tl-lightning sync sends it", FINISH_S)
+    else:
+        mark.unlink(missing_ok=True)
+
+
+def left_mark(run: Any) -> Path:
+    """A file beside those of an online run that stands there until the server has all of it."""
+    return Path(run.dir).parent / LEFT
