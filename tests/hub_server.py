@@ -94,8 +94,8 @@ class Hub:
     def wait(self) -> None:
         Event().wait(self._late)  # not time.sleep, which tests replace
 
-    def sent_part(self, path: str, body: bytes) -> bytes:
-        if not self._cut or self._cuts < 1 or not path.endswith(f"/{self._cut}"):
+    def sent_part(self, path: str, status: int, body: bytes) -> bytes:
+        if not self._cut or self._cuts < 1 or status >= 300 or not path.endswith(f"/{self._cut}"):
             return body
         self._cuts -= 1
         return body[: len(body) // 2]
@@ -135,7 +135,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(self.hub.sent_part(self.path, body))
+            self.wfile.write(self.hub.sent_part(self.path, status, body))
 
     do_HEAD = do_POST = do_GET
 

@@ -23,7 +23,7 @@ from tl_lightning.run import run
 
 Tiny = Callable[[str], Path]
 __all__ = ["config"]  # a fixture
-EPOCHS = 30
+EPOCHS = 20
 JOB = {"SLURM_JOB_ID": "4242", "SLURM_STEP_ID": "0", "SLURM_JOB_NAME": "train", "SLURM_NODELIST": "127.0.0.1"}
 
 
@@ -203,3 +203,9 @@ def test_two_tasks_of_one_srun_are_one_run_through_a_requeue(tiny: Tiny, tmp_pat
     assert len(logged) == len(set(logged))
     assert not tasks.left()
     assert not (tmp_path / "outputs/.meetings").exists()
+    straight = Tasks(tmp_path, [*words, "name=straight"])
+    for process in started + straight.start(0):
+        process.communicate(timeout=600)
+    (undisturbed,) = (path.parent for path in tmp_path.glob("outputs/straight/*/run.json"))
+    assert _same_weights(undisturbed, folder), "no batch was left out or taken twice"
+    assert _curves(undisturbed) == _curves(folder)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -9,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import wandb
 
+import wandb
 from tests.wandb_server import StandIn
 from tl_lightning import bootstrap, wandb_run
 from tl_lightning.run import run
@@ -51,7 +52,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], StandIn]]:
     monkeypatch.setattr(wandb_run, "INIT_S", PATIENCE_S)
     monkeypatch.setattr(wandb_run, "FINISH_S", PATIENCE_S)
     monkeypatch.setattr(bootstrap, "RESAMPLES", 5)
+    wandb.teardown()  # the service of the tests before keeps their server
     yield start
+    wandb.teardown()
     for one in started:
         if not one.over.is_set():
             one.end()
@@ -100,10 +103,39 @@ def test_a_run_does_not_care_and_is_uploaded_later(
     monkeypatch.setenv("WANDB_BASE_URL", taking.url)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     assert len(offline_runs(tmp_path / "outputs")) == 1
-    main([f"dir={tmp_path / 'outputs'}"])
+    main([f"dir={tmp_path / 'outputs'}", "timeout=300"])
     assert "1 of 1 runs uploaded" in capsys.readouterr().out
     sent = [row["train/loss"] for row in taking.history.values() if "train/loss" in row]
     assert len(sent) == json.loads((folder / "run.json").read_text())["steps"] > EPOCHS, "every step of the curve"
     assert offline_runs(tmp_path / "outputs") == []
     taking.end()
     assert os.environ["WANDB_MODE"] == "offline", "as for the tests beside this one"
+
+
+def test_a_run_goes_on_where_the_service_of_wandb_dies(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Killed for memory, say: its curves are lost from there on, the training is not."""
+    original = Throughput.on_train_batch_start
+
+    def killing(self: Throughput, trainer: Any, *args: Any) -> None:
+        if trainer.global_step == SWITCH:
+            assert wandb_run.STARTING[0].result(60)
+            children = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
+            named = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pids in children for pid in pids}
+            services = [pid for pid, command in named.items() if "wandb-core" in command]
+            assert services
+            for pid in services:
+                os.kill(pid, signal.SIGKILL)
+        original(self, trainer, *args)
+
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 5)
+    monkeypatch.setattr(Throughput, "on_train_batch_start", killing)
+    wandb.teardown()
+    folder = tmp_path / "outputs/mini/now"
+    run(config, folder)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["wandb"]["id"]
+    assert "the run goes on without" in caplog.text
+    assert len((folder / "metrics.csv").read_text().split()) > 20

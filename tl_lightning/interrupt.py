@@ -68,15 +68,24 @@ class StopAtStep(Callback):
         """Leave signals to the loop."""
         self.in_loop, self._among_others = True, False
 
-    def _agree(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        """End on all processes at the same step, whichever of them the signal came to."""
-        if not self._among_others or trainer.sanity_checking:
-            return
-        if trainer.strategy.reduce_boolean_decision(self.signum is not None, all=False):
-            self.signum = self.signum or signal.SIGTERM
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Before a step, whose batch is kept for the resume."""
+        if self._agreed(trainer):
+            trainer.train_dataloader.take_back()  # type: ignore[union-attr]
             raise SIGTERMException
 
-    on_train_batch_start = on_validation_batch_start = _agree
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
+        """In a validation, which is done anew after the resume."""
+        if self._agreed(trainer):
+            raise SIGTERMException
+
+    def _agreed(self, trainer: Trainer) -> bool:
+        """Whether all processes end here, whichever of them the signal came to."""
+        if not self._among_others or trainer.sanity_checking:
+            return False
+        ends = trainer.strategy.reduce_boolean_decision(self.signum is not None, all=False)
+        self.signum = self.signum or (signal.SIGTERM if ends else None)
+        return ends
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """The loop is over; other processes may now end in their own time."""

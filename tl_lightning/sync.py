@@ -79,9 +79,11 @@ def _upload(parts: Sequence[Path], seconds: float) -> str | None:
         return "it is still running"
     todo = [str(part) for part in parts if not _uploaded(part)]
     command = [sys.executable, "-m", "wandb", "sync", "--yes", *todo]
+    # With the service process of this one, which that variable names, it would end that too.
+    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     try:
         done = subprocess.run(  # noqa: S603
-            command, capture_output=True, text=True, timeout=seconds, check=False, env={**os.environ, "CI": "1"}
+            command, capture_output=True, text=True, timeout=seconds, check=False, env={**environment, "CI": "1"}
         )
     except subprocess.TimeoutExpired as fault:
         said = fault.stderr or b""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tl_lightning.data.duplicates import SHOWN, Near, near_images, near_texts
+from tl_lightning.data.duplicates import SHOWN, Near, Taken, near_images, near_texts
 from tl_lightning.data.image_likeness import alike
 from tl_lightning.data.part import Part
 
@@ -56,7 +56,7 @@ def near_duplicates(parts: Mapping[str, Part]) -> dict[str, int]:
     """
     if not all("signatures" in data.store for data in parts.values()):
         return {}
-    kept = {s: data.store["signatures"].reshape(len(data.store), -1)[data.take] for s, data in parts.items()}
+    kept = {s: Taken(data.store["signatures"].reshape(len(data.store), -1), data.take) for s, data in parts.items()}
     return _told(near_texts(kept, {split: data.store["hashes"][data.take] for split, data in parts.items()}), parts)
 
 
