@@ -59,7 +59,7 @@ def _between_the_renames() -> None:
             die()
         return done
 
-    Path.replace = dying  # type: ignore[method-assign]
+    Path.replace = dying  # type: ignore[method-assign, assignment]
 
 
 PLACES: dict[str, Callable[[], None]] = {

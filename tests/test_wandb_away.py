@@ -84,6 +84,7 @@ def test_a_run_does_not_care_and_is_uploaded_later(
         steps.append(time.monotonic())
         if when == "in mid-run" and trainer.global_step == SWITCH:
             assert wandb_run.STARTING[0].result(60), "the run stands on the server"
+            assert wandb.run is not None
             assert not wandb.run.offline
             _goes_away(away, how)
             steps.append(time.monotonic())

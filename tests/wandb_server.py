@@ -2,6 +2,7 @@
 
 import json
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -38,9 +39,13 @@ class StandIn(ThreadingHTTPServer):
         }  # fmt: skip
         if "RunResumeStatus" in query:
             return {"model": {**project, "bucket": bucket if lines else None}}
+        sequence = {"id": "S", "name": "a", "latestArtifact": {"id": "A", "versionIndex": 0}}
+        artifact = {"artifact": {"id": "A", "state": "COMMITTED", "artifactSequence": sequence}}
         files = [{"name": name, "uploadUrl": f"{self.url}/up"} for name in given.get("files") or []]
         return {
             "upsertBucket": {"bucket": bucket, "inserted": not lines},
+            "createArtifact": artifact,
+            "useArtifact": artifact,
             "createRunFiles": {"runID": "B", "uploadHeaders": [], "files": files},
             "serverInfo": {"cliVersionInfo": {}, "latestLocalVersionInfo": None, "features": []},
             "viewer": {"id": "V", "entity": "e", "username": "u", "flags": "{}", "teams": {"edges": []}},
@@ -70,7 +75,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.keep(json.loads(body))
         self.send_response(self.server.status)
         self.end_headers()
-        self.wfile.write(json.dumps(answer).encode())
+        with suppress(BrokenPipeError):  # the client has heard enough
+            self.wfile.write(json.dumps(answer).encode())
 
     do_GET = do_POST = do_PUT = _answer
 

@@ -43,7 +43,8 @@ def environment() -> list[Any]:
     Raises:
         UserError: SLURM's variables contradict each other.
     """
-    from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     if job() is None or TorchElasticEnvironment.detect():
         return []

@@ -78,7 +78,7 @@ def _upload(parts: Sequence[Path], seconds: float) -> str | None:
     if _runs_now(parts[-1]):
         return "it is still running"
     todo = [str(part) for part in parts if not _uploaded(part)]
-    command = [sys.executable, "-m", "wandb", "sync", "--yes", *todo]
+    command = [sys.executable, "-m", "wandb", "sync", "--yes", "--include-online", *todo]
     # With the service process of this one, which that variable names, it would end that too.
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     try:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tl_lightning.data import TextFiles, cache
+from tl_lightning.data.build import build
 from tl_lightning.data.cache import cached
 from tl_lightning.data.store import Store, Writer
 
@@ -35,7 +36,7 @@ def crowd(folder: Path, killed: bool) -> None:
     from tests.data.conftest import WORDS
     from tests.data.test_fuzz_data import small_tokenizer
 
-    tokenizer, built = small_tokenizer(WORDS), cache.build
+    tokenizer, built = small_tokenizer(WORDS), build
 
     def counted(*args: Any) -> None:
         with (folder / "builds").open("a") as file:
@@ -45,7 +46,7 @@ def crowd(folder: Path, killed: bool) -> None:
             os.kill(os.getpid(), signal.SIGKILL)  # the first builder dies at its work
         built(*args)
 
-    cache.build = counted  # type: ignore[assignment]
+    vars(cache)["build"] = counted
     gate, open_gate = os.pipe()
     pids = []
     for number in range(READERS + 2):
@@ -91,7 +92,7 @@ def test_a_cache_is_built_once_and_read_by_all(killed: bool, tmp_path: Path) -> 
 def test_threads_build_once_and_read_alike(tmp_path: Path) -> None:
     builds: list[Path] = []
 
-    def build(folder: Path) -> None:
+    def write(folder: Path) -> None:
         builds.append(folder)
         with Writer(folder) as writer:
             writer.add("rows", range(1000), np.int64)
@@ -99,7 +100,7 @@ def test_threads_build_once_and_read_alike(tmp_path: Path) -> None:
             writer.finish(first_rows={})
 
     def read(number: int) -> list[str]:
-        store = cached(tmp_path / "cache/key", Store, build, "numbers")
+        store = cached(tmp_path / "cache/key", Store, write, "numbers")
         return store.texts(np.arange(number, 1000, 20))
 
     with ThreadPoolExecutor(READERS) as pool:

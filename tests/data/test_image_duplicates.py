@@ -1,6 +1,7 @@
 """Images that stand in two splits, exactly or nearly: counted and named before training, and others are not."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def _scene(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
     return Image.blend(coarse, fine, 0.15)
 
 
-CHANGES = {
+CHANGES: dict[str, Callable[[Image.Image], bytes]] = {
     "smaller": lambda image: encoded(image.resize((100, 75)), "JPEG", quality=90),
     "compressed": lambda image: encoded(image, "JPEG", quality=20),
     "another format": lambda image: encoded(image, "PNG"),

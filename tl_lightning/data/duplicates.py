@@ -112,7 +112,8 @@ class Taken:
         return len(self._take)
 
     def __getitem__(self, at: Any) -> Array:
-        return self._values[self._take[at]]
+        rows: Array = self._values[self._take[at]]
+        return rows
 
 
 def near_texts(signatures: Mapping[str, Rows], known: Mapping[str, Array] | None = None) -> dict[str, Near]:
