@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -35,7 +35,8 @@ class Hub:
         self.requests = 0
         self._lock = Lock()
         self._busy_every = self._busy_first = 0
-        self._cut = ""
+        self._cut, self._cuts, self._late = "", 0, 0.0
+        self.spans: list[str] = []  # the parts of files that were asked for
         self._serve(0)
 
     def _serve(self, port: int) -> None:
@@ -73,20 +74,36 @@ class Hub:
             self._busy_every = self._busy_first = 0
 
     @contextmanager
-    def cutting(self, name: str) -> Iterator[None]:
-        """The connection breaks halfway through each file of this name."""
-        self._cut = name
+    def cutting(self, name: str, times: int = 1 << 30) -> Iterator[None]:
+        """The connection breaks halfway through each answer with a file of this name, or through the first ones."""
+        self._cut, self._cuts = name, times
         try:
             yield
         finally:
             self._cut = ""
 
-    def sent_part(self, path: str, body: bytes) -> bytes:
-        return body[: len(body) // 2] if self._cut and path.endswith(f"/{self._cut}") else body
+    @contextmanager
+    def slow(self, seconds: float) -> Iterator[None]:
+        """Every answer comes late."""
+        self._late = seconds
+        try:
+            yield
+        finally:
+            self._late = 0.0
+
+    def wait(self) -> None:
+        Event().wait(self._late)  # not time.sleep, which tests replace
+
+    def sent_part(self, path: str, status: int, body: bytes) -> bytes:
+        if not self._cut or self._cuts < 1 or status >= 300 or not path.endswith(f"/{self._cut}"):
+            return body
+        self._cuts -= 1
+        return body[: len(body) // 2]
 
     def answer(self, path: str, sent: bytes, span: str | None) -> Answer:
         with self._lock:
             self.requests += 1
+            self.spans += [span] if span else []
             busy = self.requests <= self._busy_first or (self._busy_every and self.requests % self._busy_every == 0)
         if busy:
             return _json({"error": "busy"}, 503)
@@ -111,13 +128,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.hub.wait()
         status, body, headers = self.hub.answer(self.path, sent, self.headers.get("Range"))
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(self.hub.sent_part(self.path, body))
+            self.wfile.write(self.hub.sent_part(self.path, status, body))
 
     do_HEAD = do_POST = do_GET
 

@@ -39,6 +39,26 @@ class StopAt(Callback):
         self._stop("epoch_end", trainer)
 
 
+class SignalOnce(Callback):
+    """Sends this process a signal before a batch of a stage, once: the run that goes on is not disturbed again."""
+
+    sent = False
+
+    def __init__(self, signum: int, stage: str, step: int) -> None:
+        self.signum, self.stage, self.step = signum, stage, step
+
+    def _send(self, stage: str, trainer: Trainer) -> None:
+        if not SignalOnce.sent and (stage, trainer.global_step) == (self.stage, self.step):
+            SignalOnce.sent = True
+            os.kill(os.getpid(), self.signum)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._send("train", trainer)
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._send("validation", trainer)
+
+
 class Cleared(Callback):
     """Notes at which step the optimizer has no moments, and a copy of last.ckpt after each epoch."""
 

@@ -135,7 +135,8 @@ def _start(folder: Path, rank: int, processes: int, port: int) -> "subprocess.Po
 def run_all(file: str) -> None:
     """Run each configuration of a file of them in a folder beside it."""
     from tl_lightning import bootstrap
-    from tl_lightning.run import RUN_DIR, run
+    from tl_lightning.place import RUN_DIR
+    from tl_lightning.run import run
 
     bootstrap.FEWEST = bootstrap.RESAMPLES = 5
     path = Path(file)

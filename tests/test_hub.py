@@ -1,5 +1,6 @@
 """Models and data sets over a real connection: brought, cached, offline, and every way a hub can fail."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -108,6 +109,18 @@ def test_connection_that_breaks(hub: Hub) -> None:
     assert torch.isfinite(_loaded(GPT2)).all()
 
 
+def test_a_hub_in_every_kind_of_trouble(hub: Hub, pauses: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Late answers, every third one 503, and a file cut on its way: tried again, taken up where it broke, whole."""
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1 << 10)  # of what is kept: 10 MB
+    hub.spans.clear()
+    with hub.slow(0.05), hub.busy(every=3), hub.cutting("model.safetensors", times=1):
+        brought = fetch(GPT2, None, with_weights=True)
+    assert pauses, "there were pauses before new tries"
+    assert any(re.fullmatch(r"bytes=[1-9]\d*-.*", span) for span in hub.spans), "the rest alone was asked for"
+    for file in brought.folder.iterdir():
+        assert file.read_bytes() == (hub.folder / "models" / GPT2 / file.name).read_bytes()
+
+
 @pytest.mark.usefixtures("in_time")
 def test_hub_away(hub: Hub, pauses: list[float]) -> None:
     message = rf"backbone.name={GPT2} is not in the local cache and the hub does not answer .*hf download {GPT2}"
@@ -157,6 +170,13 @@ def test_data_download_then_cache(hub: Hub, data: Callable[..., HubText]) -> Non
     with hub.away():
         cached = data()
     assert (cached.fingerprint, cached.summary["revision"]) == (brought.fingerprint, COMMIT)
+
+
+def test_data_from_a_hub_in_every_kind_of_trouble(hub: Hub, data: Callable[..., HubText]) -> None:
+    with hub.slow(0.05), hub.busy(every=4), hub.cutting("train-00000-of-00001.parquet", times=1):
+        brought = data()
+    assert brought.summary["rows"] == {"train": 58, "val": 6, "test": 24}
+    assert brought.fingerprint == data(cache_dir=f"{brought.cache_dir}2").fingerprint
 
 
 def test_data_from_a_busy_hub(hub: Hub, data: Callable[..., HubText]) -> None:

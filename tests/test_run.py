@@ -77,6 +77,11 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     return {**loaded["state_dict"], "steps": torch.tensor(loaded["global_step"])}
 
 
+def _same_weights(straight: Path, stopped: Path) -> bool:
+    one, other = _weights(straight), _weights(stopped)
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
 def _curves(folder: Path) -> list[tuple[str, str, str]]:
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -113,9 +118,7 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(
     assert "SignalAt" in stored
     run({**config, "resume": str(stopped)}, tmp_path / "unused")
     assert not (tmp_path / "unused").exists()
-    one, other = _weights(straight), _weights(stopped)
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert _same_weights(straight, stopped)
     assert (straight / "metrics.json").read_text() == (stopped / "metrics.json").read_text()
     assert (straight / "predictions.parquet").read_bytes() == (stopped / "predictions.parquet").read_bytes()
     assert _curves(straight) == _curves(stopped)

@@ -1,17 +1,14 @@
 """`sync` against stand-in servers: one that takes runs, one that is broken."""
 
-import json
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.wandb_server import StandIn
 from tl_lightning.errors import UserError
 from tl_lightning.record import write_json
 from tl_lightning.sync import main, offline_runs
@@ -24,68 +21,6 @@ for part in range(int(sys.argv[2])):
         run.log({"loss": 10 * part + step})
     run.finish()
 """
-
-
-class StandIn(ThreadingHTTPServer):
-    """As much of a W&B server as an upload needs; keeps the history of runs."""
-
-    daemon_threads = True
-
-    def __init__(self, status: int) -> None:
-        self.status = status
-        self.history: dict[int, dict[str, Any]] = {}  # the row of each line
-        self.asked = 0
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    def graphql(self, query: str, given: dict[str, Any]) -> dict[str, Any]:
-        """The data of an answer, whatever part of it was asked for."""
-        project = {"id": "P", "name": "p", "entity": {"id": "E", "name": "e"}}
-        lines = len(self.history)
-        bucket: dict[str, Any] = {
-            "id": "B", "name": given.get("name"), "displayName": "d", "description": "", "config": "{}", "tags": [],
-            "project": project, "historyLineCount": lines, "eventsLineCount": 0, "logLineCount": 0,
-            "historyTail": json.dumps([json.dumps(row) for row in list(self.history.values())[-1:]]),
-            "eventsTail": "[]", "summaryMetrics": "{}", "wandbConfig": '{"t": 1}',
-        }  # fmt: skip
-        if "RunResumeStatus" in query:
-            return {"model": {**project, "bucket": bucket if lines else None}}
-        files = [{"name": name, "uploadUrl": f"{self.url}/up"} for name in given.get("files") or []]
-        return {
-            "upsertBucket": {"bucket": bucket, "inserted": not lines},
-            "createRunFiles": {"runID": "B", "uploadHeaders": [], "files": files},
-            "serverInfo": {"cliVersionInfo": {}, "latestLocalVersionInfo": None, "features": []},
-            "viewer": {"id": "V", "entity": "e", "username": "u", "flags": "{}", "teams": {"edges": []}},
-        }
-
-    def keep(self, body: dict[str, Any]) -> None:
-        """Keep the lines of a file stream."""
-        sent = body.get("files", {}).get("wandb-history.jsonl")
-        for line, content in enumerate(sent["content"] if sent else [], start=sent["offset"] if sent else 0):
-            self.history[line] = json.loads(content)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: StandIn
-
-    def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        self.server.asked += 1
-        answer: dict[str, Any] = {}
-        if self.server.status == 200 and self.path.endswith("/graphql"):
-            asked = json.loads(body)
-            answer = {"data": self.server.graphql(asked["query"], asked.get("variables") or {})}
-        elif self.path.endswith("/file_stream"):
-            self.server.keep(json.loads(body))
-        self.send_response(self.server.status)
-        self.end_headers()
-        self.wfile.write(json.dumps(answer).encode())
-
-    do_GET = do_POST = do_PUT = _answer
-
-    def log_message(self, *_: Any) -> None:
-        """Nothing."""
 
 
 @pytest.fixture

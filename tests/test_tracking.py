@@ -146,3 +146,17 @@ def test_curves_drop_what_will_come_again(tmp_path: Path) -> None:
     curves.log_metrics({"train/loss": 9.0, "epoch": 0}, 2)
     lines = (tmp_path / "metrics.csv").read_text().split()
     assert lines == ["step,epoch,name,value", "0,0,train/loss,0.0", "1,0,train/loss,0.5", "2,0,train/loss,9.0"]
+
+
+def test_curves_drop_a_line_cut_at_any_byte(tmp_path: Path) -> None:
+    """A process killed while it writes: half a number must not pass for a number."""
+    curves = tracking.Curves(tmp_path)
+    for step in range(12):
+        curves.log_metrics({"train/loss": step + 0.125, "epoch": 0}, step)
+    whole = curves.path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for length in range(len(whole)):
+        curves.path.write_bytes(whole[:length])
+        curves.drop_from(20)
+        kept = curves.path.read_bytes().splitlines(keepends=True)
+        assert kept == lines[: max(1, whole[:length].count(b"\n"))]

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
+from tl_lightning import slurm
 from tl_lightning.averaging import Average
 from tl_lightning.bar import Bar
 from tl_lightning.callbacks import Best
@@ -158,7 +159,7 @@ def make_trainer(
             logger=loggers,
             default_root_dir=folder,
             use_distributed_sampler=False,
-            plugins=[AsideCheckpointIO(), *plugins],
+            plugins=[AsideCheckpointIO(), *slurm.environment(), *plugins],
         )
     except (MisconfigurationException, ValueError) as fault:  # what no annotation says: such a device is not here
         raise UserError(f"trainer: {first_line(fault)}") from fault

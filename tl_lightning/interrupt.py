@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, say so."""
+"""Ctrl-C, SIGTERM and SLURM's signal: finish the step, save, say so."""
 
 import signal
 from collections.abc import Iterator
@@ -9,13 +9,14 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from tl_lightning import slurm
 from tl_lightning.ranks import Others
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
-    """A signal asked the run to end; ``exit_code`` is 130 for Ctrl-C and 143 for SIGTERM."""
+    """A signal asked the run to end; ``exit_code`` is 130 for Ctrl-C, 143 for SIGTERM, 138 for SLURM's SIGUSR1."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)  # its only argument, so that it can be sent between processes
@@ -67,15 +68,24 @@ class StopAtStep(Callback):
         """Leave signals to the loop."""
         self.in_loop, self._among_others = True, False
 
-    def _agree(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        """End on all processes at the same step, whichever of them the signal came to."""
-        if not self._among_others or trainer.sanity_checking:
-            return
-        if trainer.strategy.reduce_boolean_decision(self.signum is not None, all=False):
-            self.signum = self.signum or signal.SIGTERM
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Before a step, whose batch is kept for the resume."""
+        if self._agreed(trainer):
+            trainer.train_dataloader.take_back()  # type: ignore[union-attr]
             raise SIGTERMException
 
-    on_train_batch_start = on_validation_batch_start = _agree
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
+        """In a validation, which is done anew after the resume."""
+        if self._agreed(trainer):
+            raise SIGTERMException
+
+    def _agreed(self, trainer: Trainer) -> bool:
+        """Whether all processes end here, whichever of them the signal came to."""
+        if not self._among_others or trainer.sanity_checking:
+            return False
+        ends = trainer.strategy.reduce_boolean_decision(self.signum is not None, all=False)
+        self.signum = self.signum or (signal.SIGTERM if ends else None)
+        return ends
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """The loop is over; other processes may now end in their own time."""
@@ -94,8 +104,8 @@ class StopAtStep(Callback):
 
 @contextmanager
 def graceful(stop: StopAtStep) -> Iterator[None]:
-    """Send Ctrl-C and SIGTERM to ``stop`` while the block runs."""
-    before = {signum: signal.signal(signum, stop.receive) for signum in SIGNALS}
+    """Send Ctrl-C, SIGTERM and, in a job of SLURM's, its signal to ``stop`` while the block runs."""
+    before = {signum: signal.signal(signum, stop.receive) for signum in (*SIGNALS, *slurm.signals())}
     try:
         yield
     finally:

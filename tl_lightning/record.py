@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import resource
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any
 from tl_lightning.errors import UserError
 from tl_lightning.files import aside
 from tl_lightning.guard import redacted
+from tl_lightning.processes import lives, this_process
 
 RECORD, CONFIG = "run.json", "config.yaml"
 PACKAGES = (
@@ -81,7 +81,7 @@ class Record:
             "command": typed_command(),
             "git": git_state(Path.cwd()),
             "versions": versions(),
-            "process": {"host": socket.gethostname(), "pid": os.getpid()},
+            "process": this_process(),
             "host": {
                 "platform": platform.platform(),
                 "python": platform.python_version(),
@@ -134,16 +134,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def still_runs(record: Mapping[str, Any]) -> bool:
     """Whether the process of a record that says ``running`` lives; only known on the machine where it runs."""
-    process = record.get("process") or {}
-    if record.get("status") != "running" or process.get("host") != socket.gethostname():
-        return False
-    try:
-        os.kill(int(process["pid"]), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:  # somebody else's process
-        return True
-    return int(process["pid"]) != os.getpid()
+    return record.get("status") == "running" and lives(record.get("process") or {})
 
 
 def _timestamp(seconds: float) -> str:

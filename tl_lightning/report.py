@@ -44,6 +44,6 @@ def farewell(folder: Path, wandb: Mapping[str, Any] | None) -> str:
     ]
     if wandb and wandb.get("url"):
         lines.append(f"W&B            {wandb['url']}")
-    elif wandb:
+    elif wandb and wandb.get("folder"):
         lines.append(f"W&B (offline)  look: wandb leet {wandb['folder']}   upload: wandb sync {wandb['folder']}")
     return "\n".join(lines)

@@ -8,7 +8,9 @@ from typing import Any
 
 import yaml
 
+from tl_lightning import slurm
 from tl_lightning.checkpoints import LAST, PREVIOUS
+from tl_lightning.claim import Claim
 from tl_lightning.errors import UserError
 from tl_lightning.identity import FREE, flat, identity
 from tl_lightning.record import CONFIG, RECORD, read_record, still_runs
@@ -16,20 +18,24 @@ from tl_lightning.record import CONFIG, RECORD, read_record, still_runs
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
+PATIENCE_S = 10.0  # for what a killed process leaves behind: its workers end within five seconds
 ENDED = ("finished", "pruned")  # auto goes on with none of these
 
 
-def resumed_folder(config: Mapping[str, Any]) -> Path | None:
-    """The run directory to go on with, or None for a new run.
+def resumed_run(config: Mapping[str, Any]) -> Claim | None:
+    """The run directory to go on with, held against other processes; None for a new run.
 
     Raises:
-        UserError: the named run is finished, is no run, or had another configuration (names the difference).
+        UserError: the named run is finished, is no run, runs, or had another configuration (names the difference).
     """
     wanted = config["resume"]
+    if wanted is None and slurm.restarted():
+        log.info("SLURM has put this job back into its queue: it goes on as with resume=auto.")
+        wanted = AUTO
     if wanted is None:
         return None
     if wanted == AUTO:
-        return next(_unfinished(config), None)
+        return next(_held(config), None)
     folder = Path(wanted)
     refuse_links(folder)
     record = read_record(folder)
@@ -42,7 +48,21 @@ def resumed_folder(config: Mapping[str, Any]) -> Path | None:
         raise UserError(
             f"resume={wanted}: the run was started with another configuration:\n  " + "\n  ".join(differences)
         )
-    return folder
+    claim = Claim(folder, PATIENCE_S)
+    if not claim.held:
+        raise UserError(f"resume={wanted}: this run is running, or being resumed, by another process")
+    return claim
+
+
+def _held(config: Mapping[str, Any]) -> Iterator[Claim]:
+    """Unfinished runs of this configuration that no other process has or takes, the newest first."""
+    for folder in _unfinished(config):
+        claim = Claim(folder, PATIENCE_S)
+        if claim.held and _record_or_none(folder).get("status") not in ENDED:  # it may have ended while we waited
+            yield claim
+        else:
+            claim.release()
+            log.warning("resume=auto passes over %s: another process goes on with it.", folder)
 
 
 def _unfinished(config: Mapping[str, Any]) -> Iterator[Path]:

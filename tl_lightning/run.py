@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import os
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,25 +14,23 @@ import torch
 import yaml
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from tl_lightning import predictions, report, tracking, wandb_results, wandb_run
+from tl_lightning import predictions, report, slurm, tracking, wandb_results, wandb_run
 from tl_lightning.bootstrap import intervals
 from tl_lightning.build import Parts, build
 from tl_lightning.callbacks import Pruning
 from tl_lightning.checkpoints import PREVIOUS, newest, step_of
-from tl_lightning.errors import UserError, first_line
+from tl_lightning.errors import first_line
 from tl_lightning.grid_task import GridTask
 from tl_lightning.identity import identity
 from tl_lightning.interrupt import Interrupted, StopAtStep, graceful
 from tl_lightning.job import ALONE, Job
+from tl_lightning.place import Place
 from tl_lightning.quiet import quiet, without_bar
 from tl_lightning.ranks import Others
-from tl_lightning.record import CONFIG, RECORD, Record, peak_memory_bytes, write_json, write_text
-from tl_lightning.resume import resumed_folder
+from tl_lightning.record import CONFIG, Record, peak_memory_bytes, write_json, write_text
 
 log = logging.getLogger(__name__)
 
-RUN_DIR = "TL_LIGHTNING_RUN_DIR"  # set by the first process of a run for those it starts
-MOST_BESIDE = 1000
 HEADER = """\
 # The whole configuration of this run.  To run it again:
 # python -m tl_lightning --config-path {} --config-name config
@@ -63,18 +60,29 @@ def run(
         UserError: of configuration, data or surroundings.
         Interrupted: a signal came; ``last.ckpt`` is saved.
     """
-    folder, resumed = _place(config, folder)
+    place = Place(config, folder)
+    try:
+        return _run(config, place, tags, overrides, job)
+    except Interrupted as ended:
+        if ended.args[0] == slurm.SIGNAL and tracking.first_rank():
+            slurm.requeue()
+        raise
+    finally:
+        place.leave()
+
+
+def _run(config: Mapping[str, Any], place: Place, tags: Sequence[str], overrides: Sequence[str], job: Job) -> float:
     known = {"name": config["name"], "seed": config["seed"], "overrides": list(overrides)}
     known["identity"] = identity(config)
     known |= {"choices": dict(job.choices)} if job.choices else {}
-    record = Record(folder, known, resumed=resumed, writes=tracking.first_rank())
+    record = Record(place.folder, known, resumed=place.resumed, writes=tracking.first_rank())
     if record.writes:
-        write_config(folder, config)
+        write_config(place.folder, config)
     record.add()
     stop, done = StopAtStep(), False
     try:
         with graceful(stop), quiet():
-            value = _fit_and_test(build(config, folder, stop, list(tags), job), folder, record, stop, resumed)
+            value = _fit_and_test(build(config, place.folder, stop, list(tags), job), place, record, stop)
         done = True
         return value
     except (Interrupted, KeyboardInterrupt, SIGTERMException) as ended:
@@ -99,33 +107,6 @@ def _not_hiding(fault: BaseException) -> Iterator[None]:
         log.warning("run.json could not be written (%s) after: %s", other, first_line(fault))
 
 
-def _place(config: Mapping[str, Any], folder: Path) -> tuple[Path, bool]:
-    """The run directory, and whether a run goes on there; processes started by the first one follow it."""
-    if not tracking.first_rank() and RUN_DIR in os.environ:
-        settled, resumed = Path(os.environ[RUN_DIR]), config["resume"] is not None
-    else:
-        found = resumed_folder(config)
-        settled, resumed = found or _claimed(folder), found is not None
-    os.environ[RUN_DIR] = str(settled.resolve())
-    return settled, resumed
-
-
-def _claimed(folder: Path) -> Path:
-    """Make the run directory, or one beside it if another run has just taken it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not tracking.first_rank():
-        return folder
-    for number in range(1, MOST_BESIDE):
-        own = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
-        try:
-            own.mkdir(exist_ok=True)
-            (own / RECORD).open("x").close()
-        except FileExistsError:
-            continue
-        return own
-    raise UserError(f"{folder} and {MOST_BESIDE} folders beside it are taken")
-
-
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Write the configuration into a run directory, so that Hydra finds all in it."""
     stored = {"defaults": ["run_config", "hydra_settings", "_self_"], **config, "resume": None}
@@ -133,8 +114,8 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     write_text(folder / CONFIG, text)
 
 
-def _fit_and_test(parts: Parts, folder: Path, record: Record, stop: StopAtStep, resumed: bool) -> float:
-    task, data, trainer = parts.task, parts.data, parts.trainer
+def _fit_and_test(parts: Parts, place: Place, record: Record, stop: StopAtStep) -> float:
+    task, data, trainer, folder = parts.task, parts.data, parts.trainer, place.folder
     record.add(
         backbone=task.backbone.identity,
         data={"fingerprint": data.fingerprint, **data.summary},
@@ -143,8 +124,8 @@ def _fit_and_test(parts: Parts, folder: Path, record: Record, stop: StopAtStep, 
         wandb=_wandb(trainer),
     )
     record.add_duration("build", time.time() - record.started)
-    resume_from = newest(folder / "checkpoints") if resumed else None
-    if resumed and trainer.is_global_zero:
+    resume_from = newest(folder / "checkpoints") if place.resumed else None
+    if place.resumed and trainer.is_global_zero:
         _drop_curves_after(resume_from, trainer.loggers)
     rows = data.summary["rows"]
     log.info(
@@ -155,6 +136,7 @@ def _fit_and_test(parts: Parts, folder: Path, record: Record, stop: StopAtStep, 
     )
     with _timed(record, "fit"):
         trainer.fit(task, datamodule=data, ckpt_path=resume_from, weights_only=True)
+    place.known()
     stop.check()
     pruned = _pruned(trainer)
     if not pruned:

@@ -1,4 +1,4 @@
-"""The command ``sync``: uploads the offline Weights & Biases runs of a folder, and says what is left and why."""
+"""The command ``sync``: uploads the Weights & Biases runs of a folder that no server has; says what is left and why."""
 
 import os
 import subprocess
@@ -11,6 +11,7 @@ from tl_lightning.errors import UserError
 from tl_lightning.record import read_record, still_runs
 from tl_lightning.report import aligned
 from tl_lightning.wandb_key import has_key, server
+from tl_lightning.wandb_run import LEFT
 
 OFFLINE = "offline-run-*"
 DONE = ".synced"  # the mark that W&B leaves beside a run's file, and looks for
@@ -18,7 +19,7 @@ DEFAULTS = {"dir": "outputs", "timeout": 60.0}
 
 
 def main(words: Sequence[str]) -> None:
-    """Upload every offline run below ``dir``, each within ``timeout`` seconds; ends with code 1 where some are left.
+    """Upload the runs below ``dir`` that are not, each within ``timeout`` seconds; ends with 1 where some are left.
 
     Raises:
         UserError: an unknown word, no such folder, or no key.
@@ -46,9 +47,13 @@ def main(words: Sequence[str]) -> None:
 
 
 def offline_runs(root: Path) -> list[list[Path]]:
-    """The folders of each run that is not uploaded yet, in the order of time; one that was resumed has several."""
+    """The folders of each run that is not uploaded yet, in the order of time; one that was resumed has several.
+
+    Those of online runs whose server did not take all of it are among them.
+    """
     runs: dict[str, list[Path]] = {}
-    for folder in sorted(root.rglob(OFFLINE), key=lambda path: path.name):
+    found = {*root.rglob(OFFLINE), *(mark.parent for mark in root.rglob(LEFT))}
+    for folder in sorted(found, key=lambda path: path.name.removeprefix("offline-")):
         for file in folder.glob("*.wandb"):  # its name is the id; the folder's has a number behind it within one second
             runs.setdefault(file.stem, []).append(folder)
     return [parts for parts in runs.values() if not all(map(_uploaded, parts))]
@@ -73,15 +78,19 @@ def _upload(parts: Sequence[Path], seconds: float) -> str | None:
     if _runs_now(parts[-1]):
         return "it is still running"
     todo = [str(part) for part in parts if not _uploaded(part)]
-    command = [sys.executable, "-m", "wandb", "sync", "--yes", *todo]
+    command = [sys.executable, "-m", "wandb", "sync", "--yes", "--include-online", *todo]
+    # With the service process of this one, which that variable names, it would end that too.
+    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     try:
         done = subprocess.run(  # noqa: S603
-            command, capture_output=True, text=True, timeout=seconds, check=False, env={**os.environ, "CI": "1"}
+            command, capture_output=True, text=True, timeout=seconds, check=False, env={**environment, "CI": "1"}
         )
     except subprocess.TimeoutExpired as fault:
         said = fault.stderr or b""
         return f"no end after {seconds:g} s ({_last(said.decode(errors='replace'))}); timeout=SECONDS waits longer"
     if done.returncode == 0 and all(map(_uploaded, parts)):
+        for part in parts:
+            (part / LEFT).unlink(missing_ok=True)
         return None
     return _last(done.stderr or done.stdout) or f"wandb sync ended with {done.returncode}"
 

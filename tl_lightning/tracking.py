@@ -62,11 +62,15 @@ class Curves(Logger):
             rows.writerows((step, epoch, name, value) for name, value in values.items())
 
     def drop_from(self, step: int) -> None:
-        """Drop the rows of ``step`` and later: a run that goes on from there will write them again."""
+        """Drop the rows of ``step`` and later: a run that goes on from there will write them again.
+
+        A last line without its end is the work of a killed process, and what it says is not what was measured.
+        """
         if not self.path.exists():
             return
         with self.path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["step"] and int(row["step"]) < step]
+            whole = (line for line in file if line.endswith("\n"))
+            rows = [row for row in csv.DictReader(whole) if row["step"] and int(row["step"]) < step]
         with aside(self.path) as beside, beside.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()

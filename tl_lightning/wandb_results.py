@@ -31,7 +31,7 @@ def log_test(
     """
     for logger in loggers:
         if isinstance(logger, InBackground):
-            _log_test(logger.inner.experiment, predictions, texts, classes, pictures)
+            logger.use(lambda inner: _log_test(inner.experiment, predictions, texts, classes, pictures))
 
 
 def _log_test(

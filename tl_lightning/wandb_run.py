@@ -14,18 +14,21 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from tl_lightning.errors import first_line
 from tl_lightning.wandb_key import reachable as reachable
 
 log = logging.getLogger(__name__)
 
 INIT_S, FINISH_S = 20, 60
+LEFT = "not-uploaded"
 STARTING: list[Future[WandbLogger]] = []  # W&B itself allows one run at a time in a process
 
 
 class InBackground(Logger):
     """Lightning's W&B logger, started while the first steps run: it takes a second, or many where a server is slow.
 
-    What is logged before it stands is kept and sent then, so that no step waits.
+    What is logged before it stands is kept and sent then, so that no step waits.  Where W&B fails altogether, the run
+    goes on without it.
     """
 
     def __init__(self, start: Callable[[], WandbLogger], known: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -35,6 +38,7 @@ class InBackground(Logger):
         self._future = pool.submit(start)
         STARTING.append(self._future)
         self._kept: list[tuple[Mapping[str, float], int | None]] = []
+        self._failed = False
         pool.shutdown(wait=False)
 
     @property
@@ -64,22 +68,34 @@ class InBackground(Logger):
         """Log at ``step`` optimizer steps."""
         self._kept.append((dict(metrics), step))
         if self._future.done():
-            _ = self.inner
+            self.use(lambda _: None)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Send what was kept and close Lightning's part; the run itself goes on until ``finish``."""
-        self.inner.finalize(status)
+        self.use(lambda logger: logger.finalize(status))
+
+    def use(self, how: Callable[[WandbLogger], object]) -> None:
+        """Do something with the run; what W&B's client raises then costs its curves, never the training."""
+        if self._failed:
+            return
+        try:
+            how(self.inner)
+        except Exception as fault:  # whatever the end of its service process leads to
+            self._failed = True
+            told = f"{type(fault).__name__}: {first_line(fault)}"
+            log.warning("Weights & Biases has failed (%s): the run goes on without; metrics.csv has the curves.", told)
 
     def facts(self) -> dict[str, Any]:
-        """Id, address (None offline) and folder of the run, for the record."""
-        run = self.inner.experiment
-        return {
-            **self.known,
-            "id": run.id,
-            "url": None if run.offline else run.url,
-            "folder": str(Path(run.dir).parent),
-        }
+        """Id, address (None offline) and folder of the run, for the record; no folder where W&B has failed."""
+        found: dict[str, Any] = {**self.known, "url": None, "folder": None}
+
+        def look(logger: WandbLogger) -> None:
+            run = logger.experiment
+            found.update(id=run.id, url=None if run.offline else run.url, folder=str(Path(run.dir).parent))
+
+        self.use(look)
+        return found
 
 
 def start(mode: str, what: dict[str, Any], folder: Path) -> WandbLogger:
@@ -93,11 +109,17 @@ def start(mode: str, what: dict[str, Any], folder: Path) -> WandbLogger:
 def _started(mode: str, what: dict[str, Any], folder: Path) -> Any:
     import wandb
 
-    settings = wandb.Settings(init_timeout=INIT_S, finish_timeout=FINISH_S, silent=True)
+    settings = wandb.Settings(init_timeout=INIT_S, finish_timeout=FINISH_S, finish_timeout_raises=True, silent=True)
     try:
-        return wandb.init(**what, dir=folder, mode=mode, resume="allow", settings=settings)  # type: ignore[arg-type]
-    except wandb.errors.Error as fault:
+        run = wandb.init(**what, dir=folder, mode=mode, resume="allow", settings=settings)  # type: ignore[arg-type]
+        if mode == "online":
+            left_mark(run).touch()
+        return run
+    except Exception as fault:  # its own errors, and those of a service process that is busy or gone
+        if mode != "online":
+            raise
         log.warning("Weights & Biases does not work now (%s): this run is kept offline", fault)
+        wandb.teardown()  # the service still holds the id of the run that failed
         return wandb.init(**what, dir=folder, mode="offline", resume="allow", settings=settings)
 
 
@@ -110,7 +132,8 @@ def log_best(loggers: Sequence[Logger], metrics: Mapping[str, float]) -> None:
     """
     for logger in loggers:
         if isinstance(logger, InBackground):
-            logger.inner.experiment.summary.update({f"best/{name}": value for name, value in metrics.items()})
+            best = {f"best/{name}": value for name, value in metrics.items()}
+            logger.use(lambda inner, best=best: inner.experiment.summary.update(best))  # type: ignore[misc]
 
 
 def log_study_page(
@@ -143,9 +166,26 @@ def log_study_page(
 
 
 def finish(failed: bool = False) -> None:
-    """End the W&B run, so that the next run in this process gets its own; ``failed`` shows there as such."""
+    """End the W&B run, so that the next run in this process gets its own; ``failed`` shows there as such.
+
+    Where the server does not take all of it in time, the rest stays on this machine.
+    """
     wait(STARTING)
     STARTING.clear()
     module = sys.modules.get("wandb")
-    if module is not None and module.run is not None:
+    if module is None or module.run is None:
+        return
+    mark = left_mark(module.run)
+    try:
         module.finish(exit_code=int(failed))
+    except TimeoutError:
+        log.warning("Weights & Biases did not take all of this run within %s s: tl-lightning sync sends it", FINISH_S)
+    except Exception as fault:
+        log.warning("Weights & Biases could not end this run (%s): %s", type(fault).__name__, first_line(fault))
+    else:
+        mark.unlink(missing_ok=True)
+
+
+def left_mark(run: Any) -> Path:
+    """A file beside those of an online run that stands there until the server has all of it."""
+    return Path(run.dir).parent / LEFT

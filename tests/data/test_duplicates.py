@@ -169,3 +169,24 @@ def test_near_images_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> 
     found = near_images({"train": old, "test": new})["train & test"]
     assert found.count == int(brute.any(0).sum()) == 40 * BITS
     assert all(brute[pair] for pair in found.pairs)
+
+
+def test_pictures_that_all_look_alike_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set like scans of digits: nearly all pairs have a piece in common."""
+    monkeypatch.setattr(duplicates, "MOST_PAIRS", 1 << 16)
+    monkeypatch.setattr(duplicates, "SLICE", 1 << 6)
+    pairs: list[int] = []
+    original = duplicates._candidates
+
+    def counted(*args: Any) -> Any:
+        found = original(*args)
+        pairs.append(len(found))
+        return found
+
+    monkeypatch.setattr(duplicates, "_candidates", counted)
+    draw = np.random.default_rng(0)
+    old, new = (draw.integers(0, 1 << 16, size, dtype=np.uint64) for size in (3000, 1000))  # 48 bits agree
+    found = near_images({"train": old, "test": new})["train & test"]
+    assert found.count == 1000, "each has one that is near"
+    assert sum(pairs) <= 1 << 16
+    assert max(pairs) <= 1 << 13

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tl_lightning.data.duplicates import near_texts
+from tl_lightning.data.duplicates import SHOWN, Near, Taken, near_images, near_texts
+from tl_lightning.data.image_likeness import alike
 from tl_lightning.data.part import Part
 
 log = logging.getLogger(__name__)
@@ -35,10 +36,16 @@ def combined(fingerprints: Mapping[str, str]) -> str:
 def overlap(parts: Mapping[str, Part]) -> dict[str, int]:
     """Rows of the second split whose content stands in the first too, for every two splits; warns of them."""
     hashes = {split: data.store["hashes"][data.take] for split, data in parts.items()}
-    found = {f"{a} & {b}": int(np.isin(hashes[b], hashes[a]).sum()) for a, b in combinations(hashes, 2)}
-    for pair, count in found.items():
-        if count:
-            log.warning("%d rows stand in two splits (%s): the numbers on them flatter the model.", count, pair)
+    found = {}
+    for one, other in combinations(parts, 2):
+        twice = np.flatnonzero(np.isin(hashes[other], hashes[one]))
+        found[f"{one} & {other}"] = len(twice)
+        if len(twice):
+            pairs = [(int(np.flatnonzero(hashes[one] == hashes[other][at])[0]), int(at)) for at in twice[:SHOWN]]
+            log.warning(
+                "%d rows stand in two splits (%s & %s), such as %s: the numbers on them flatter the model.",
+                *(len(twice), one, other, _named(parts[one], parts[other], pairs)),
+            )
     return found
 
 
@@ -49,17 +56,41 @@ def near_duplicates(parts: Mapping[str, Part]) -> dict[str, int]:
     """
     if not all("signatures" in data.store for data in parts.values()):
         return {}
-    kept = {s: data.store["signatures"].reshape(len(data.store), -1)[data.take] for s, data in parts.items()}
-    found = near_texts(kept, {split: data.store["hashes"][data.take] for split, data in parts.items()})
+    kept = {s: Taken(data.store["signatures"].reshape(len(data.store), -1), data.take) for s, data in parts.items()}
+    return _told(near_texts(kept, {split: data.store["hashes"][data.take] for split, data in parts.items()}), parts)
+
+
+def near_images_of(parts: Mapping[str, Part]) -> dict[str, int]:
+    """The same of images."""
+    if not all("likeness" in data.store for data in parts.values()):
+        return {}
+    small = {split: data.store["small"].reshape(len(data.store), -1)[data.take] for split, data in parts.items()}
+    hashes, known = ({s: data.store[name][data.take] for s, data in parts.items()} for name in ("likeness", "hashes"))
+    found = near_images(hashes, known, same=lambda one, other, pairs: alike(small[one], small[other], pairs))
+    return _told(found, parts)
+
+
+def _told(found: Mapping[str, Near], parts: Mapping[str, Part]) -> dict[str, int]:
     for pair, near in found.items():
         if near.count:
             one, other = (parts[split] for split in pair.split(" & "))
-            rows = [(one.store["rows"][one.take[a]] + 1, other.store["rows"][other.take[b]] + 1) for a, b in near.pairs]
             log.warning(
-                "%d rows are almost the same in two splits (%s), such as rows %s: their numbers flatter the model.",
-                *(near.count, pair, ", ".join(f"{a} and {b}" for a, b in rows)),
+                "%d rows are almost the same in two splits (%s), such as %s: their numbers flatter the model.",
+                *(near.count, pair, _named(one, other, near.pairs)),
             )
     return {pair: near.count for pair, near in found.items()}
+
+
+def _named(one: Part, other: Part, pairs: Sequence[tuple[int, int]]) -> str:
+    """Pairs of positions in words: the numbers of rows, the names of images."""
+    if "heights" not in one.store:
+        rows = [(one.store["rows"][one.take[a]] + 1, other.store["rows"][other.take[b]] + 1) for a, b in pairs]
+        return "rows " + ", ".join(f"{a} and {b}" for a, b in rows)
+    at = (
+        (data, data.store["rows"][data.take[[pair[side] for pair in pairs]]]) for side, data in enumerate((one, other))
+    )
+    names = [data.store.texts(rows) for data, rows in at]
+    return ", ".join(f"{a} and {b}" for a, b in zip(*names, strict=True))
 
 
 def truncated(parts: Mapping[str, Part], max_length: int) -> dict[str, int]:

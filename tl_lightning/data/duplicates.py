@@ -1,8 +1,8 @@
 """Near duplicates: texts or pictures that are almost the same in two splits, found without comparing all pairs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,8 @@ BITS = 6
 SHOWN = 5
 LARGEST_BUCKET = 16
 """Of more texts than these with one band in common, only this many are compared."""
+MOST_PAIRS = 1 << 26
+"""Pairs of pictures that are compared; above it, only some of the pictures that have a piece of a hash in common."""
 SOME_ROWS = 1 << 12
 """Rows of a split that are looked up at once."""
 SLICE = 1 << 16
@@ -91,8 +93,33 @@ def _plain(text: str) -> bytes:
     return b" ".join(words).ljust(SHINGLE)  # a short text is one shingle
 
 
-def near_texts(signatures: Mapping[str, Array], known: Mapping[str, Array] | None = None) -> dict[str, Near]:
+class Rows(Protocol):
+    """Rows of signatures: an array, or some rows of one that stays in its file."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, at: Any) -> Array:
+        """(N, BANDS * ROWS) of a slice or of positions (N,)."""
+
+
+class Taken:
+    """The rows ``take`` of an array, without a copy of them."""
+
+    def __init__(self, values: Array, take: Indices) -> None:
+        self._values, self._take = values, take
+
+    def __len__(self) -> int:
+        return len(self._take)
+
+    def __getitem__(self, at: Any) -> Array:
+        rows: Array = self._values[self._take[at]]
+        return rows
+
+
+def near_texts(signatures: Mapping[str, Rows], known: Mapping[str, Array] | None = None) -> dict[str, Near]:
     """Near duplicates between every two splits, by their signatures (N, BANDS * ROWS); pairs are positions.
+
+    One band after the other: of ten million rows, that of all bands together would not fit the memory.
 
     Args:
         signatures: by split.
@@ -101,19 +128,25 @@ def near_texts(signatures: Mapping[str, Array], known: Mapping[str, Array] | Non
     found = {}
     for one, other in combinations(signatures, 2):
         old, new = signatures[one], signatures[other]
-        table = [_Sorted(column) for column in _bands(old).T]
-        near = [_similar(old, new, table, at) for at in range(0, max(1, len(new)), SOME_ROWS)]
-        found[f"{one} & {other}"] = _near(np.concatenate(near), (known[one], known[other]) if known else None)
+        joined = np.concatenate([_similar(old, new, band) for band in range(BANDS)])
+        near = _distinct(joined, len(new))
+        found[f"{one} & {other}"] = _near(near, (known[one], known[other]) if known else None)
     return found
 
 
-def _similar(old: Array, new: Array, table: list["_Sorted"], at: int) -> Indices:
-    """The near pairs of some rows of the second split, from row ``at`` on."""
-    candidates = _candidates(table, _bands(new[at : at + SOME_ROWS]), LARGEST_BUCKET)
-    candidates[:, 1] += at
-    similar = np.concatenate([_equal_share(old, new, part) >= NEAR for part in _slices(candidates)])
-    near: Indices = candidates[similar]
-    return near
+def _similar(old: Rows, new: Rows, band: int) -> Indices:
+    """The near pairs that one band brings together."""
+    near = [np.empty((0, 2), np.int64)]
+    table = _Sorted(np.concatenate([_band(part, band) for _, part in _parts(old)]))
+    for at, part in _parts(new):
+        candidates = _sharing(table, _band(part, band), LARGEST_BUCKET)
+        candidates[:, 1] += at
+        near += [pairs[_equal_share(old, new, pairs) >= NEAR] for pairs in _slices(candidates)]
+    return np.concatenate(near)
+
+
+def _parts(rows: Rows) -> Iterator[tuple[int, Array]]:
+    return ((at, rows[at : at + SOME_ROWS]) for at in range(0, max(1, len(rows)), SOME_ROWS))
 
 
 def _slices(pairs: Indices) -> list[Indices]:
@@ -121,17 +154,16 @@ def _slices(pairs: Indices) -> list[Indices]:
     return [pairs[at : at + SLICE] for at in range(0, max(1, len(pairs)), SLICE)]
 
 
-def _equal_share(old: Array, new: Array, pairs: Indices) -> Array:
+def _equal_share(old: Rows, new: Rows, pairs: Indices) -> Array:
     share: Array = (old[pairs[:, 0]] == new[pairs[:, 1]]).mean(1)
     return share
 
 
-def _bands(signatures: Array) -> npt.NDArray[np.uint64]:
-    """One number for each band of each row, (N, BANDS)."""
-    values = signatures.reshape(len(signatures), BANDS, ROWS)
-    mixed = np.zeros(values.shape[:2], np.uint64)
-    for row in range(ROWS):
-        mixed = (mixed ^ values[..., row].astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+def _band(signatures: Array, band: int) -> npt.NDArray[np.uint64]:
+    """One number for a band of each row, (N,)."""
+    mixed = np.zeros(len(signatures), np.uint64)
+    for column in range(band * ROWS, (band + 1) * ROWS):
+        mixed = (mixed ^ signatures[:, column].astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
         mixed ^= mixed >> np.uint64(29)
     return mixed
 
@@ -147,9 +179,13 @@ class _Sorted:
 def _candidates(old: Sequence[_Sorted], new: Array, most: int) -> Indices:
     """Pairs of rows that share a value in the same column, ``most`` for each row and value: (P, 2), each pair once."""
     pairs = [_sharing(column, new[:, at], most) for at, column in enumerate(old)]
-    joined = np.concatenate(pairs)
-    whole = np.unique(joined[:, 0] * len(new) + joined[:, 1])  # many times faster than over an axis
-    return np.stack(np.divmod(whole, max(1, len(new))), 1)
+    return _distinct(np.concatenate(pairs), len(new))
+
+
+def _distinct(pairs: Indices, count: int) -> Indices:
+    """Each pair once, the lowest first of each first; ``count`` is above every second."""
+    whole = np.unique(pairs[:, 0] * count + pairs[:, 1])  # many times faster than over an axis
+    return np.stack(np.divmod(whole, max(1, count)), 1)
 
 
 def _sharing(old: _Sorted, new: Array, most: int) -> Indices:
@@ -181,25 +217,51 @@ def perceptual_hash(pixels: Tensor) -> int:
     return int((bits.long() * (1 << torch.arange(63, -1, -1)).long()).sum()) & ((1 << 64) - 1)
 
 
-def near_images(hashes: Mapping[str, Array], known: Mapping[str, Array] | None = None) -> dict[str, Near]:
+def near_images(
+    hashes: Mapping[str, Array],
+    known: Mapping[str, Array] | None = None,
+    same: Callable[[str, str, Indices], Array] | None = None,
+) -> dict[str, Near]:
     """Near duplicates between every two splits, by their perceptual hashes (N,) uint64; pairs are positions.
 
+    ``same`` has the last word on pairs of two splits (P, 2), for which hashes are near: (P,) bool.  ``known`` as above.
+
     Two hashes that differ in at most BITS = 6 bits agree in at least one of seven pieces of 9 or 10 bits (the
-    pigeonhole principle), so only those that do are compared, and none is missed.
+    pigeonhole principle), so only those that do are compared; none is missed up to MOST_PAIRS of them.
     """
     found = {}
     for one, other in combinations(hashes, 2):
         old, new = (np.asarray(hashes[split], np.uint64) for split in (one, other))
-        step = max(1, (SLICE << 6) // max(1, len(old) >> 6))  # so many rows have some million candidates
         table = [_Sorted(column) for column in _pieces(old).T]
-        parts = [np.arange(at, min(at + step, len(new))) for at in range(0, max(1, len(new)), step)]
-        near = [_close(old, new, rows, table) for rows in parts]
+        near = [_close(old, new, rows, table, most) for rows, most in _bounded(table, _pieces(new))]
+        if same is not None:
+            near = [pairs[same(one, other, pairs)] for pairs in near]
         found[f"{one} & {other}"] = _near(np.concatenate(near), (known[one], known[other]) if known else None)
     return found
 
 
-def _close(old: Array, new: Array, rows: Indices, table: Sequence[_Sorted]) -> Indices:
-    candidates = _candidates(table, _pieces(new[rows]), len(old))
+def _bounded(table: Sequence[_Sorted], pieces: Array) -> Iterator[tuple[Indices, int]]:
+    """The rows in parts of some million candidates, and how many of each piece are compared with a row.
+
+    Where nearly all pictures look alike to the hash (scans of digits, say), all pairs would be candidates.
+    """
+    counts = np.stack([_count(column, pieces[:, at]) for at, column in enumerate(table)], 1)
+    most = int(counts.max(initial=1))
+    while most > LARGEST_BUCKET and np.minimum(counts, most).sum() > MOST_PAIRS:
+        most //= 2
+    ends = np.cumsum(np.minimum(counts, most).sum(1))
+    whole = int(ends[-1]) if len(ends) else 0
+    cuts = np.unique(np.searchsorted(ends, np.arange(SLICE << 6, whole, SLICE << 6)))
+    return ((rows, most) for rows in np.split(np.arange(len(pieces)), cuts))
+
+
+def _count(column: _Sorted, values: Array) -> Indices:
+    found: Indices = np.searchsorted(column.values, values, "right") - np.searchsorted(column.values, values, "left")
+    return found
+
+
+def _close(old: Array, new: Array, rows: Indices, table: Sequence[_Sorted], most: int) -> Indices:
+    candidates = _candidates(table, _pieces(new[rows]), most)
     apart = np.bitwise_count(old[candidates[:, 0]] ^ new[rows][candidates[:, 1]])
     kept = candidates[apart <= BITS]
     return np.stack([kept[:, 0], rows[kept[:, 1]]], 1)

@@ -44,6 +44,7 @@ class ImageData(SplitData):
 
     on_bad: "error" or "skip", for files that are damaged, missing or too large, and rows without a label. Before
     the first training every file is read and its structure checked, once; "skip" decodes every file then.
+    near_duplicates: look for images that are almost the same in two splits; a look at each file once.
     cache: keep decoded images of all splits in "ram" or on "disk", shrunk, so that training decodes nothing: those of
     val and test as the model sees them, those of train see `Augmented`. num_workers: processes that prepare batches
     (default: none on a CPU, which the model needs itself, else one per core, 8 at most). cache_dir: for facts of
@@ -59,6 +60,7 @@ class ImageData(SplitData):
     cutmix: float = 0.0
     mix_off_epochs: int = 0
     on_bad: Literal["error", "skip"] = "error"
+    near_duplicates: bool = True
     cache: Literal["ram", "disk"] | None = None
     num_workers: int | None = None
 
@@ -78,7 +80,7 @@ class ImageData(SplitData):
         if self._parts:
             return
         self._sources, root = self.sources(), cache_root(self.cache_dir, "images")
-        recipe = IndexRecipe(self.target, self.label_separator, self.on_bad == "skip")
+        recipe = IndexRecipe(self.target, self.label_separator, self.on_bad == "skip", self.near_duplicates)
         stores = {split: open_index(source, recipe, root) for split, source in self._sources.items()}
         self._learn(self._sources, stores)
         self._take_apart(stores)
@@ -86,6 +88,7 @@ class ImageData(SplitData):
             self._mixer = Mixer(self.mixup, self.cutmix, self.num_outputs)
         self._describe(
             [],
+            near_duplicates=audit.near_images_of(self._parts),
             skipped=audit.left_out(self._parts, "skipped"),
             size=list(self.preprocessor.size),
             cache={"kind": self.cache, "bytes": self._kept, "folder": str(root)},

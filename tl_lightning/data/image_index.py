@@ -12,6 +12,7 @@ import numpy as np
 
 from tl_lightning.data.base import Target
 from tl_lightning.data.cache import cached, hashed
+from tl_lightning.data.image_likeness import UNKNOWN, Likeness, likeness
 from tl_lightning.data.image_reading import MOST_PIXELS, Facts, ImageError, check
 from tl_lightning.data.image_sources import Source
 from tl_lightning.data.labelling import LabelWriter, kept_label
@@ -20,7 +21,7 @@ from tl_lightning.data.store import FORMAT, Store, Writer
 from tl_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
-INDEX_FORMAT = 1
+INDEX_FORMAT = 2
 """Raised whenever the check of a file or the meaning of the index changes."""
 CHUNK = 1024
 TOLD = 3
@@ -33,10 +34,13 @@ class IndexRecipe(NamedTuple):
     target: Target
     separator: str
     skip: bool
+    near: bool = True  # whether it is kept what near duplicates are told by
 
 
 def open_index(source: Source, recipe: IndexRecipe, root: Path) -> Store:
     """The index of a source, a Store with heights and widths (N,) int32 and the files' names as its texts.
+
+    Where near duplicates are looked for, with likeness (N,) uint64 and small (N * SIDE * SIDE,) uint8: see Likeness.
 
     It is kept by the names, sizes and times of change of the files, so that a second run reads none of them.
     Raises UserError for a row that cannot be used (unless they are skipped), and where none can.
@@ -55,6 +59,13 @@ def _build(source: Source, recipe: IndexRecipe, folder: Path) -> None:
         _Builder(writer, source, recipe, pool).run()
 
 
+class Look(NamedTuple):
+    """What is seen of a file."""
+
+    facts: Facts
+    likeness: Likeness
+
+
 class _Builder:
     def __init__(self, writer: Writer, source: Source, recipe: IndexRecipe, pool: ThreadPoolExecutor) -> None:
         self._writer, self._source, self._recipe, self._pool = writer, source, recipe, pool
@@ -71,7 +82,7 @@ class _Builder:
         self._tell()
         self._writer.finish(**self._left_out, first_rows=self._labels.first_rows)
 
-    def _kept(self, start: int, cells: Sequence[Cell]) -> Iterator[tuple[int, Facts, Cell]]:
+    def _kept(self, start: int, cells: Sequence[Cell]) -> Iterator[tuple[int, Look, Cell]]:
         rows = range(start, start + len(cells))
         for at, found, cell in zip(rows, self._pool.map(self._look, rows), cells, strict=True):
             if not cell and self._recipe.target != "labels":
@@ -81,11 +92,13 @@ class _Builder:
             else:
                 yield at, found, cell
 
-    def _look(self, at: int) -> Facts | ImageError:
+    def _look(self, at: int) -> Look | ImageError:
         try:
-            return check(self._source.read(at), thorough=self._recipe.skip)
+            data = self._source.read(at)
+            facts = check(data, thorough=self._recipe.skip)
         except ImageError as fault:
             return fault
+        return Look(facts, likeness(data) if self._recipe.near else UNKNOWN)
 
     def _leave_out(self, kind: str, at: int, fault: str) -> None:
         place = self._source.place(at)
@@ -95,14 +108,18 @@ class _Builder:
         if sum(self._left_out.values()) <= TOLD:
             log.warning("%s %s: left out.", place, fault)
 
-    def _append(self, rows: list[tuple[int, Facts, Cell]]) -> None:
+    def _append(self, rows: list[tuple[int, Look, Cell]]) -> None:
         if not rows:
             return
-        places, facts, cells = zip(*rows, strict=True)
+        places, looks, cells = zip(*rows, strict=True)
+        facts, likes = zip(*looks, strict=True)
         self._writer.add("rows", places, np.int64)
         self._writer.add("hashes", [one.hash for one in facts], np.uint64)
         self._writer.add("heights", [one.height for one in facts], np.int32)
         self._writer.add("widths", [one.width for one in facts], np.int32)
+        if self._recipe.near:
+            self._writer.add("likeness", np.array([one.hash for one in likes], np.uint64), np.uint64)
+            self._writer.add("small", np.concatenate([one.small for one in likes]), np.uint8)
         self._writer.add_texts([self._source.name(at) for at in places], None)
         labels = [kept_label(cell, self._recipe.separator) for cell in cells]
         self._labels.add(labels, places, [self._source.place(at) for at in places])

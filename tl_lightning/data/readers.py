@@ -16,6 +16,8 @@ from tl_lightning.errors import UserError
 
 BLOCK_BYTES = 16 << 20
 """One csv row may not be larger than this."""
+SMALL_BYTES = 1 << 20
+"""What is read of a csv file at once, as long as each row fits: Arrow holds some forty times as much."""
 ROWS = 1024
 HINT = "Put quotes around cells that hold the delimiter, or mend the row"
 Batches = Iterator[pa.RecordBatch]
@@ -28,11 +30,11 @@ class Reader(NamedTuple):
     batches: Callable[[Path, Sequence[str]], Batches]
 
 
-def _open_csv(path: Path, delimiter: str, convert: Any) -> Any:
+def _open_csv(path: Path, delimiter: str, convert: Any, block: int) -> Any:
     quoted = delimiter == ","
     return pa.csv.open_csv(
         path,
-        read_options=pa.csv.ReadOptions(block_size=BLOCK_BYTES),
+        read_options=pa.csv.ReadOptions(block_size=block),
         parse_options=pa.csv.ParseOptions(
             delimiter=delimiter,
             quote_char='"' if quoted else False,
@@ -63,22 +65,39 @@ def _csv_batches(delimiter: str) -> Callable[[Path, Sequence[str]], Batches]:
             strings_can_be_null=False,
         )
         read = 0
-        try:
-            with _open_csv(path, delimiter, convert) as reader:
-                for batch in reader:
-                    yield batch
-                    read += batch.num_rows
-        except pa.ArrowInvalid as fault:
-            _explain_large(path, fault, read)
-            _explain_ragged(path, delimiter)
-            raise fault
+        for block in sorted({min(SMALL_BYTES, BLOCK_BYTES), BLOCK_BYTES}):
+            try:
+                with _open_csv(path, delimiter, convert, block) as reader:
+                    for batch in _from_row(reader, read):
+                        yield batch
+                        read += batch.num_rows
+            except pa.ArrowInvalid as fault:
+                if _straddles(fault) and block < BLOCK_BYTES:
+                    continue  # from the same row on, in larger blocks
+                _explain_large(path, fault, read)
+                _explain_ragged(path, delimiter)
+                raise fault
+            return
 
     return batches
 
 
+def _from_row(batches: Iterable[pa.RecordBatch], first: int) -> Batches:
+    """The batches without what comes before a row."""
+    at = 0
+    for batch in batches:
+        if at + batch.num_rows > first:
+            yield batch.slice(max(0, first - at))
+        at += batch.num_rows
+
+
+def _straddles(fault: pa.ArrowInvalid) -> bool:
+    return "straddl" in str(fault)
+
+
 def _explain_large(path: Path, fault: pa.ArrowInvalid, read: int) -> None:
     """Raises UserError where a row is larger than a block: Arrow reads no further then."""
-    if "straddl" in str(fault):
+    if _straddles(fault):
         raise UserError(
             f"{path}: after row {read} comes one row of more than {BLOCK_BYTES >> 20} MB, the most that is read of one."
             f" Is a quote opened and never closed? A larger text can stand in a .jsonl or .parquet file."

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from tl_lightning.identity import identity
+from tl_lightning.place import RUN_DIR
 from tl_lightning.ranks import processes
 from tl_lightning.record import RECORD, read_record, still_runs, write_json
 from tl_lightning.resume import AUTO, earlier, everywhere
-from tl_lightning.run import RUN_DIR, run
+from tl_lightning.run import run
 from tl_lightning.studies.apart import own_world, run_apart
 from tl_lightning.studies.multirun import ELSEWHERE
 from tl_lightning.studies.ticket import Ticket
