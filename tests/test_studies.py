@@ -36,8 +36,8 @@ def _jobs(words: list[str]) -> Iterator[list[str]]:
 
 def test_there_are_as_many_studies_and_commands_as_it_seems() -> None:
     found = list(_commands())
-    assert {study for study, _ in found} == {"few_labels", "digits_transfer"}
-    assert len(found) == 13
+    assert {study for study, _ in found} == {"few_labels", "digits_transfer", "pretraining"}
+    assert len(found) == 20
 
 
 @pytest.mark.parametrize("words", [words for _, words in _commands() if words[0] not in COMMANDS], ids=" ".join)

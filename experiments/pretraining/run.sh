@@ -3,20 +3,16 @@
 # the studies few_labels and digits_transfer have run already.
 set -euo pipefail
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-text="python -m tl_lightning --multirun +experiment=few_labels resume=auto logger=csv"
-digits="python -m tl_lightning --multirun +experiment=digits_transfer resume=auto logger=csv"
-$text data.shots=16,64,256,1024 seed=0,1,2,3,4 strategy=full,layer_decay
-$text name=few_labels_scratch backbone.pretrained=false optimizer.lr=1e-3 data.shots=16,64,256,1024 seed=0,1,2,3,4
+python -m tl_lightning --multirun +experiment=few_labels resume=auto logger=csv data.shots=16,64,256,1024 seed=0,1,2,3,4 strategy=full,layer_decay
+python -m tl_lightning --multirun +experiment=few_labels resume=auto logger=csv name=few_labels_scratch backbone.pretrained=false optimizer.lr=1e-3 data.shots=16,64,256,1024 seed=0,1,2,3,4
 python -m tl_lightning --multirun +experiment=digits_pretrain resume=auto logger=csv seed=0,1,2,3,4
-$digits data.shots=1,3,10,30 seed=0,1,2,3,4
-$digits name=digits_scratch backbone.weights=null data.shots=1,3,10,30 seed=0,1,2,3,4
-compare="python -m tl_lightning compare metric=accuracy"
-runs=outputs/multirun
-$compare $runs/few_labels $runs/few_labels_scratch strategy=full by=name,data.shots output=outputs/pretraining/text
-$compare $runs/digits_transfer $runs/digits_scratch by=name,data.shots output=outputs/pretraining/digits
+python -m tl_lightning --multirun +experiment=digits_transfer resume=auto logger=csv data.shots=1,3,10,30 seed=0,1,2,3,4
+python -m tl_lightning --multirun +experiment=digits_transfer resume=auto logger=csv name=digits_scratch backbone.weights=null data.shots=1,3,10,30 seed=0,1,2,3,4
+python -m tl_lightning compare outputs/multirun/few_labels outputs/multirun/few_labels_scratch strategy=full metric=accuracy by=name,data.shots output=outputs/pretraining/text
+python -m tl_lightning compare outputs/multirun/digits_transfer outputs/multirun/digits_scratch metric=accuracy by=name,data.shots output=outputs/pretraining/digits
 for labels in 16 64 256 1024; do  # and each number of labels by itself: one comparison, nothing to correct for
-  $compare $runs/few_labels $runs/few_labels_scratch strategy=full data.shots=$labels by=name output=outputs/pretraining/text/$labels
+  python -m tl_lightning compare outputs/multirun/few_labels outputs/multirun/few_labels_scratch strategy=full data.shots=$labels metric=accuracy by=name output=outputs/pretraining/text/$labels
 done
 for labels in 1 3 10 30; do
-  $compare $runs/digits_transfer $runs/digits_scratch data.shots=$labels by=name output=outputs/pretraining/digits/$labels
+  python -m tl_lightning compare outputs/multirun/digits_transfer outputs/multirun/digits_scratch data.shots=$labels metric=accuracy by=name output=outputs/pretraining/digits/$labels
 done
