@@ -57,6 +57,11 @@ def beside(found: Mapping[str, list[float]], base: str) -> dict[str, dict[str, f
     return results
 
 
+def _short(word: str) -> str:
+    """A path of this machine says nothing to others: its last part does."""
+    return Path(word).name if os.path.isabs(word) else word
+
+
 def facts() -> dict[str, Any]:
     """What was measured where, when, and by which command."""
     import torch
@@ -67,7 +72,7 @@ def facts() -> dict[str, Any]:
     machine = {"device": device, "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "load": os.getloadavg()[0]}
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(["python", os.path.relpath(sys.argv[0], HERE.parents[1]), *sys.argv[1:]]),
+        "command": " ".join(["python", os.path.relpath(sys.argv[0], HERE.parents[1]), *map(_short, sys.argv[1:])]),
         "git": git_state(HERE),
         "versions": {**versions(), "python": platform.python_version()},
         "machine": {**machine, "machine": platform.machine()},
