@@ -21,6 +21,7 @@ from tl_lightning.build import learner
 from tl_lightning.data import feature_store
 from tl_lightning.data.dataset import TextDataset
 from tl_lightning.data.feature_store import FeatureStore
+from tl_lightning.data.image_cache import SPARE_DISK
 from tl_lightning.data.image_dataset import ImageDataset
 from tl_lightning.errors import UserError
 from tl_lightning.finished import finished, rebuilt
@@ -180,12 +181,17 @@ def _folder(config: dict[str, Any]) -> Path:
     from tl_lightning.build import make_trainer
 
     task, data = learner(config)
-    cached, kept = features.CachedFeatures(data), []
+    cached, kept = features.CachedFeatures(data), list[Path]()
+
+    def noted(folder: Path, *_: Any) -> _Empty:
+        kept.append(folder)
+        return _Empty()
+
     trainer = make_trainer(config["trainer"], data, [], [], Path("unused"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "cached", lambda folder, *_: kept.append(folder) or _Empty())
+        patch.setattr(features, "cached", noted)
         cached._open("train", trainer, task)
-    return Path(kept[0])
+    return kept[0]
 
 
 class _Empty:
@@ -209,8 +215,8 @@ def test_half_precision_takes_half_the_place(probe: Runs) -> None:
 
 
 def test_the_first_phase_trains_on_features_and_the_second_on_texts(probe: Runs, read: list[int]) -> None:
-    words = ("strategy=lp_ft", "strategy.probe_epochs=2", "strategy.probe_lr=0.01", "optimizer.lr=0.001")
-    words += ("regularizer=mixout", "data.clean=[lower]")
+    words = ["strategy=lp_ft", "strategy.probe_epochs=2", "strategy.probe_lr=0.01", "optimizer.lr=0.001"]
+    words += ["regularizer=mixout", "data.clean=[lower]"]
     plain = probe("plain", *words, OFF)
     read.clear()
     kept = probe("kept", *words)
@@ -246,7 +252,7 @@ def test_a_probe_of_features_stores_its_head_alone(probe: Runs) -> None:
     checkpoint = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)
     task.on_load_checkpoint(checkpoint)
     task.load_state_dict(checkpoint["state_dict"])
-    assert torch.equal(task.head[1].weight, stored["head.1.weight"])  # type: ignore[index]
+    assert torch.equal(dict(task.head.named_parameters())["1.weight"], stored["head.1.weight"])
 
 
 def _cut(path: Path) -> None:
@@ -282,7 +288,7 @@ def test_a_damaged_file_is_noticed_and_made_again(
 
 @pytest.mark.parametrize("asked", ["auto", "float32"])
 def test_features_that_do_not_fit_the_disk(probe: Runs, asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    full = SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=feature_store.SPARE_DISK + 100))
+    full = SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=SPARE_DISK + 100))
     monkeypatch.setattr(feature_store, "shutil", full)
     words = (f"data.cache_features={asked}", "trainer.max_epochs=1")
     if asked == "auto":
@@ -314,12 +320,13 @@ def test_a_backbone_is_known_by_all_that_decides_what_it_makes(tiny: Tiny) -> No
     net = Dense("norm")
     before = fingerprint(net)
     assert fingerprint(net.eval()) == before
-    for tensor in (net.layers[0].weight, net.layers[1][0].running_mean):
-        assert isinstance(tensor, torch.Tensor)
+    norm = net.get_submodule("layers.1.0")
+    for tensor in (net.get_parameter("layers.0.weight"), net.get_buffer("layers.1.0.running_mean")):
         tensor.data[0] += 1e-3
         assert fingerprint(net) != before
         tensor.data[0] -= 1e-3
-    net.layers[1][0].eps = 1e-2
+    assert isinstance(norm, torch.nn.BatchNorm1d)
+    norm.eps = 1e-2
     assert fingerprint(net) != before
     one, two = (HFText(str(tiny("bert")), pooling="mean") for _ in range(2))
     assert fingerprint(one) == fingerprint(two)

@@ -17,6 +17,7 @@ from tl_lightning import bootstrap
 from tl_lightning.errors import UserError
 from tl_lightning.finished import finished, rebuilt
 from tl_lightning.finite import NotFiniteError
+from tl_lightning.grid_task import GridTask
 from tl_lightning.head_grid import HeadGrid, scale_steps
 from tl_lightning.interrupt import Interrupted
 from tl_lightning.run import run
@@ -105,8 +106,9 @@ def test_what_is_left_is_a_plain_model(probe: Runs) -> None:
     checkpoint = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)
     task.on_load_checkpoint(checkpoint)
     task.load_state_dict(checkpoint["state_dict"])
-    assert torch.equal(task.head[1].weight, best["head.1.weight"])
-    assert task.facts()["chosen"] == told["head_grid"]["chosen"]  # type: ignore[attr-defined]
+    assert torch.equal(dict(task.head.named_parameters())["1.weight"], best["head.1.weight"])
+    assert isinstance(task, GridTask)
+    assert task.facts()["chosen"] == told["head_grid"]["chosen"]
     assert told["parameters"]["trained"] == best["head.1.weight"].numel() + 2
     with (folder / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["name"] == "heads/lr=0.05,weight_decay=0.01/accuracy"]
@@ -146,8 +148,13 @@ def test_stopped_and_resumed_it_ends_the_same(probe: Runs, place: tuple[str, int
 
 
 def test_a_head_that_goes_astray_goes_alone(probe: Runs) -> None:
-    words = ("optimizer=sgd", "trainer.gradient_clip_val=null", "head.dropout=0", "objective=regression")
-    words += ("objective.monitor=mse",)
+    words = (
+        "optimizer=sgd",
+        "trainer.gradient_clip_val=null",
+        "head.dropout=0",
+        "objective=regression",
+        "objective.monitor=mse",
+    )
     for split in ("train", "val", "test"):
         path = probe.folder / f"{split}.csv"
         path.write_text(path.read_text().replace(",p\n", ",1.5\n").replace(",n\n", ",-1\n"))
@@ -188,7 +195,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_loaded(
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW, torch.optim.Adam, torch.optim.RMSprop])
-def test_steps_of_any_length_are_those_of_an_optimizer_each(kind: type[torch.optim.Optimizer]) -> None:
+def test_steps_of_any_length_are_those_of_an_optimizer_each(kind: Callable[..., torch.optim.Optimizer]) -> None:
     torch.manual_seed(0)
     head, lrs = nn.Linear(3, 2), (0.5, 0.01, 1e-5)
     grid = HeadGrid(head, lrs, [0.1])
@@ -205,7 +212,7 @@ def test_steps_of_any_length_are_those_of_an_optimizer_each(kind: type[torch.opt
     ]  # fmt: skip
     for _ in range(5):
         x = torch.randn(4, 3)
-        grid.outputs(head, x).square().mean(dim=(1, 2)).sum().backward()
+        grid.outputs(head, x).square().mean(dim=(1, 2)).sum().backward()  # type: ignore[no-untyped-call]
         many.step()
         many.zero_grad()
         for one, optimizer in zip(heads, alone, strict=True):
@@ -224,9 +231,9 @@ def test_one_loss_that_is_not_finite_spoils_its_own_gradient_alone() -> None:
     losses = grid.outputs(head, torch.ones(4, 2)).mean(dim=(1, 2)) * torch.tensor([1.0, math.inf, 2.0])
     value = grid.loss(losses)
     assert value.item() == pytest.approx(losses[[0, 2]].mean().item())
-    value.backward()
+    value.backward()  # type: ignore[no-untyped-call]
     grid.before_step(7, clip=0.5)
-    (weight, bias) = (p.grad for p in grid.banks[0].parameters())
+    weight, bias = (p.grad for p in grid.banks[0].parameters() if p.grad is not None)
     norms = (weight.flatten(1).square().sum(1) + bias.square().sum(1)).sqrt()
     assert norms.tolist() == pytest.approx([0.5, 0.0, 0.5], abs=1e-5)
     assert grid.out_at.tolist() == [-1, 7, -1]

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.optim import Optimizer
+
+from tl_lightning.stacked import stacked
 
 EPS = 1e-6  # as torch adds to a norm when it clips
 
@@ -49,11 +50,8 @@ class HeadGrid(nn.Module):
     def outputs(self, head: nn.Module, features: Tensor) -> Tensor:
         """Features (B, D) -> outputs of all heads (K, B, C), float32; dropout is the same for all, as for one alone."""
         banks = [dict(bank.named_parameters()) for bank in self.banks]
-        stacked = {
-            name: torch.cat([bank[name] for bank in banks]) if banks[1:] else banks[0][name] for name in banks[0]
-        }
-        found: Tensor = torch.vmap(lambda one: functional_call(head, one, (features,)), randomness="same")(stacked)
-        return found.float()
+        many = {name: torch.cat([bank[name] for bank in banks]) if banks[1:] else banks[0][name] for name in banks[0]}
+        return stacked(head, many, features).float()
 
     def loss(self, losses: Tensor) -> Tensor:
         """Mean losses (K,) -> () whose value is their mean and whose gradient is that of their sum.
@@ -62,7 +60,9 @@ class HeadGrid(nn.Module):
         """
         finite = losses.detach().isfinite()
         if losses.requires_grad:
-            losses.register_hook(lambda gradient: torch.where(finite, gradient, float("nan")))
+            losses.register_hook(  # type: ignore[no-untyped-call]
+                lambda gradient: torch.where(finite, gradient, float("nan"))
+            )
         total, counted = torch.where(finite, losses, 0.0), finite & self.alive
         mean = total.detach()[counted].mean()
         return mean + (total.sum() - total.detach().sum())

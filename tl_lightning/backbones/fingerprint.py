@@ -35,13 +35,15 @@ def fingerprint(backbone: Backbone) -> str:
 
 def _digest(name: str, tensor: Tensor) -> list[Any]:
     values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return [name, str(tensor.dtype), list(tensor.shape), hashlib.sha256(values.numpy()).hexdigest()]
+    return [name, str(tensor.dtype), list(tensor.shape), hashlib.sha256(values.numpy().data).hexdigest()]
 
 
 def _settings(backbone: Backbone) -> list[str]:
     """The configurations of the models of transformers inside: not all of it shows in the modules."""
     configs = (getattr(module, "config", None) for module in backbone.modules())
-    return sorted({config.to_json_string() for config in configs if hasattr(config, "to_json_string")})
+    return sorted(
+        {config.to_json_string() for config in configs if config is not None and hasattr(config, "to_json_string")}
+    )
 
 
 @cache
