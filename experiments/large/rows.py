@@ -114,7 +114,13 @@ def main() -> None:
     shutil.rmtree(folder / "cache", ignore_errors=True)
     limits = [f"trainer.limit_{stage}_batches={STEPS}" for stage in ("train", "val", "test")]
     words = [
-        *("backbone=minilm_packaged", "data=text_files", f"data.train={file}", "data.max_length=128"),
+        *(
+            "backbone=minilm_packaged",
+            "data=text_files",
+            f"data.train={file}",
+            "data.max_length=128",
+            "data.batch_size=8",
+        ),
         *("trainer=cpu", "trainer.max_epochs=1", "trainer.enable_progress_bar=false", *limits, "logger=csv"),
         *(f"data.cache_dir={folder / 'cache'}", *given.words),
     ]
