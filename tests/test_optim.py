@@ -32,15 +32,6 @@ def test_rates_fall_towards_the_input_and_vectors_do_not_decay() -> None:
     assert table == [(0.25, 0.1, 2), (0.25, 0.0, 1), (0.5, 0.0, 1), (1.0, 0.1, 2), (1.0, 0.0, 1)]
 
 
-def test_parameters_of_one_rate_and_decay_are_one_group() -> None:
-    """A fused optimizer takes a group in one call."""
-    groups = param_groups(_layers(), lr=1.0, weight_decay=0.1)
-    table = [(group["lr"], group["weight_decay"], len(group["params"])) for group in groups]
-    assert table == [(1.0, 0.1, 2), (1.0, 0.0, 4)]
-    whole = param_groups(_layers(), lr=1.0, weight_decay=0.0)
-    assert [len(group["params"]) for group in whole] == [2, 4], "a search may give weight decay later"
-
-
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [

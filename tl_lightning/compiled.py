@@ -66,7 +66,7 @@ class Compiled(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compile anew where a strategy has changed what moves."""
-        if self.shapes and self._moving != _moving(pl_module):
+        if self._call is not None and self._moving != _moving(pl_module):
             self._warm_up(trainer, pl_module, one_of_each(trainer.train_dataloader))
 
     def on_train_batch_start(self, *_: Any) -> None:
@@ -76,7 +76,7 @@ class Compiled(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what was compiled behind the warm-up, while the clock ran: there should be nothing."""
-        found = self._new() if self.shapes else 0
+        found = self._new() if self._call is not None else 0
         self.later += found
         if found:
             log.warning("compile=%s: %d graphs were compiled in mid-training", self.word, found)
@@ -87,7 +87,7 @@ class Compiled(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Train on."""
-        if self.shapes and trainer.state.fn == "fit":
+        if trainer.state.fn == "fit":
             _switch(pl_module, self._call)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -120,6 +120,8 @@ class Compiled(Callback):
         self._call = backbone._compiled_call_impl
 
     def _warm_up(self, trainer: Trainer, module: LightningModule, batches: list[list[int]]) -> None:
+        if trainer.train_dataloader.dataset.stand_in is not None:  # type: ignore[union-attr]
+            return  # the batches bring what a frozen backbone made of them before: it does not run
         start = time.perf_counter()
         log.info("compile=%s: compiling the backbone for %d shapes", str(self.word).lower(), len(batches))
         try:

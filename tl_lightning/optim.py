@@ -21,9 +21,7 @@ def param_groups(
     layer_decay: float = 1.0,
     decays: Callable[[str, nn.Parameter], bool] = lambda _, parameter: parameter.ndim > 1,
 ) -> list[ParamGroup]:
-    """The optimizer's groups: one for each learning rate with and without weight decay, so at most two for each layer.
-
-    A fused optimizer takes a whole group in one call, so few groups are quick.
+    """The optimizer's groups: at most two for each layer, with and without weight decay.
 
     Args:
         layers: named parameters, the input side first, the head last; frozen ones are left out.
@@ -33,16 +31,20 @@ def param_groups(
             (ULMFiT, Howard and Ruder, 2018, arXiv:1801.06146; ELECTRA, Clark et al., 2020, arXiv:2003.10555).
         decays: given name and parameter, says whether it gets weight decay.
     """
-    groups: dict[tuple[float, bool], ParamGroup] = {}
+    groups: list[ParamGroup] = []
     for depth, layer in zip(range(len(layers) - 1, -1, -1), layers, strict=True):
         trained = [(name, p) for name, p in layer if p.requires_grad]
         for decayed in (True, False):
             params = [p for name, p in trained if decays(name, p) == decayed]
-            rate, decay = lr * layer_decay**depth, weight_decay if decayed else 0.0
             if params:
-                group = groups.setdefault((rate, decayed), {"params": [], "lr": rate, "weight_decay": decay})
-                group["params"].extend(params)
-    return list(groups.values())
+                groups.append(
+                    {
+                        "params": params,
+                        "lr": lr * layer_decay**depth,
+                        "weight_decay": weight_decay if decayed else 0.0,
+                    }
+                )
+    return groups
 
 
 def _warmup_steps(total_steps: int, warmup: float) -> float:
