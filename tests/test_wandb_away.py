@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 import wandb
+
 from tests.wandb_server import StandIn
 from tl_lightning import bootstrap, wandb_run
 from tl_lightning.run import run
