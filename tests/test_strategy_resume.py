@@ -1,5 +1,6 @@
 """Stopped anywhere and resumed, every strategy ends bit for bit where the undisturbed run does."""
 
+import csv
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -133,6 +134,30 @@ def test_two_phases_stopped_about_their_border(
     run(config, tmp_path / "straight")
     assert _stopped(config, tmp_path / "stopped", [place]) == 1
     _assert_same(tmp_path / "straight", tmp_path / "stopped")
+
+
+@pytest.mark.parametrize(
+    ("within", "place"), [(1.0, ("validation", STEPS)), (0.34, ("validation", 1)), (0.34, ("validation", STEPS + 2))]
+)
+def test_a_validation_broken_off_is_done_anew(
+    within: float, place: Place, configuration: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    rows = [f"a {'fine' if i % 2 else 'dull'} film val {i},{'pos' if i % 3 else 'neg'}" for i in range(20)]
+    (tmp_path / "val.csv").write_text("\n".join(["text,label", *rows]) + "\n")  # three batches
+    # The rate makes the first validation the best: what is not seen again would be missing.
+    words = (f"trainer.val_check_interval={within}", "trainer.max_epochs=2", "optimizer.lr=0.3")
+    config = configuration("full", *words)
+    run(config, tmp_path / "straight")
+    assert _stopped(config, tmp_path / "stopped", [place]) == 1
+    _assert_same(tmp_path / "straight", tmp_path / "stopped")
+    straight, stopped = read_record(tmp_path / "straight"), read_record(tmp_path / "stopped")
+    assert straight["best"] == stopped["best"]
+    assert _validated(tmp_path / "straight") == _validated(tmp_path / "stopped")
+
+
+def _validated(folder: Path) -> list[tuple[str, str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [(r["step"], r["name"], r["value"]) for r in csv.DictReader(file) if r["name"].startswith("val/")]
 
 
 def test_two_phases_killed_right_after_the_checkpoint_of_an_epoch(

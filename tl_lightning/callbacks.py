@@ -94,6 +94,7 @@ class Last(Checkpoint):
         self.writes = 0
         self._cost, self._since = 0.0, 0.0  # seconds of the last write, and when it ended
         self._chosen: list[dict[str, float]] = []
+        self._broken_off = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -125,7 +126,21 @@ class Last(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save where a signal ended the training, or a step that was not taken."""
         if trainer.state.fn == "fit" and isinstance(exception, (Interrupted, SIGTERMException, NotFiniteError)):
+            self._broken_off = trainer.validating
             self._save(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Have a validation that was broken off done anew, from its first batch.
+
+        Lightning takes one that ended between two batches for done, so that its epoch has no metrics and is never
+        the best; one that ended within a batch it goes on with, so that the metrics are those of the rest alone.
+        """
+        if self._broken_off:
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+            before = progress["total"]["ready"] - progress["current"]["ready"]
+            for name, done in (("total", before), ("current", 0)):
+                progress[name].update(ready=done + 1, started=done + 1, processed=done, completed=done)
+            progress["is_last_batch"] = False
 
 
 def _chosen(trainer: Trainer) -> list[dict[str, float]]:
