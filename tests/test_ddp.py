@@ -96,6 +96,18 @@ def test_two_processes_are_one(strategy: str, without_dropout: Tiny, tmp_path: P
     assert [record["steps"] for record in records] == [EPOCHS * 8] * 2, "60 rows to train on, 8 in a global batch"
 
 
+def test_token_budgets_make_the_same_batches_for_two_processes(without_dropout: Tiny, tmp_path: Path) -> None:
+    """A budget is of one process: half of it on each of two is the same global batch."""
+    one, two = (_run(tmp_path, without_dropout, n, f"data.max_tokens={192 // n}", "data.shapes=2") for n in (1, 2))
+    records = [json.loads((run / "run.json").read_text()) for run in (one, two)]
+    assert records[0]["steps"] == records[1]["steps"] > 2 * EPOCHS
+    weights = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (one, two)]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, atol=1e-5, rtol=1e-4, msg=name)
+    tables = [pq.read_table(run / "predictions.parquet").to_pydict() for run in (one, two)]
+    assert tables[0]["id"] == tables[1]["id"] == list(range(ROWS)), "every test row exactly once"
+
+
 def _configurations(folder: Path, tiny: Tiny, compose: Compose, processes: int) -> list[dict[str, Any]]:
     """One for each strategy that several processes may run, in double precision: sums in another order then agree."""
     made = []
@@ -135,13 +147,11 @@ def _start(folder: Path, rank: int, processes: int, port: int) -> "subprocess.Po
 def run_all(file: str) -> None:
     """Run each configuration of a file of them in a folder beside it."""
     from tl_lightning import bootstrap
-    from tl_lightning.place import RUN_DIR
     from tl_lightning.run import run
 
     bootstrap.FEWEST = bootstrap.RESAMPLES = 5
     path = Path(file)
     for config in json.loads(path.read_text()):
-        os.environ.pop(RUN_DIR, None)
         run(config, path.parent / path.stem / config["name"])
 
 

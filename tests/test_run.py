@@ -220,6 +220,13 @@ def test_two_runs_in_one_directory_are_told_apart(config: dict[str, Any], tmp_pa
     assert read_record(tmp_path / "mini/now_2")["seed"] == 1
 
 
+def test_a_run_that_is_over_leaves_nothing_for_other_processes(config: dict[str, Any], tmp_path: Path) -> None:
+    before = dict(os.environ)
+    run(config, tmp_path / "run")
+    changed = {name for name, value in os.environ.items() if before.get(name) != value}
+    assert {name for name in changed if not name.startswith("PL_")} == set(), "Lightning's seeds apart"
+
+
 def test_a_failure_is_recorded_and_raised(config: dict[str, Any], tmp_path: Path) -> None:
     config["data"]["label"] = "nosuch"
     with pytest.raises(UserError, match="nosuch"):

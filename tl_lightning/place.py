@@ -29,6 +29,7 @@ class Place:
 
     def __init__(self, config: Mapping[str, Any], folder: Path) -> None:
         self._claim: Claim | None = None
+        self._before = os.environ.get(RUN_DIR)
         self._meeting = meeting(config)
         self.folder, self.resumed = self._chosen(config, folder)
         os.environ[RUN_DIR] = str(self.folder.resolve())
@@ -56,8 +57,11 @@ class Place:
             self._meeting.over()
 
     def leave(self) -> None:
-        """The run has ended, one way or another."""
+        """The run has ended, one way or another: what this process starts from now on is not of it."""
         self.known()
+        os.environ.pop(RUN_DIR, None)
+        if self._before is not None:
+            os.environ[RUN_DIR] = self._before
         if self._claim is not None:
             self._claim.release()
 

@@ -60,9 +60,16 @@ def run(
         UserError: of configuration, data or surroundings.
         Interrupted: a signal came; ``last.ckpt`` is saved.
     """
+    return placed_run(config, folder, tags, overrides, job)[1]
+
+
+def placed_run(
+    config: Mapping[str, Any], folder: Path, tags: Sequence[str], overrides: Sequence[str], job: Job
+) -> tuple[Path, float]:
+    """The same; also tells the run directory, which is another than ``folder`` where one stood or was resumed."""
     place = Place(config, folder)
     try:
-        return _run(config, place, tags, overrides, job)
+        return place.folder, _run(config, place, tags, overrides, job)
     except Interrupted as ended:
         if ended.args[0] == slurm.SIGNAL and tracking.first_rank():
             slurm.requeue()

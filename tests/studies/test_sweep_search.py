@@ -136,9 +136,11 @@ def test_quality_and_cost_together(multirun: Multirun, tmp_path: Path) -> None:
 def test_a_trial_without_a_number_fails_and_the_others_go_on(
     multirun: Multirun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "tl_lightning.studies.jobs.run", lambda config, *rest: _odd(config, run_module.run(config, *rest))
-    )
+    def odd_run(config: dict[str, Any], *rest: Any) -> tuple[Path, float]:
+        folder, value = run_module.placed_run(config, *rest)
+        return folder, _odd(config, value)
+
+    monkeypatch.setattr("tl_lightning.studies.jobs.placed_run", odd_run)
     assert multirun("search=typed", "seed=0,1,2", "hydra.sweeper.sampler=grid") == 0
     (folder,) = _studies(tmp_path)
     states = {row["seed"]: row["state"] for row in _history(folder)}

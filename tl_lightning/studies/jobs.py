@@ -1,7 +1,6 @@
 """One job of a multirun: skipped where it is done, gone on with where it was interrupted, else run."""
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +9,10 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from tl_lightning.identity import identity
-from tl_lightning.place import RUN_DIR
 from tl_lightning.ranks import processes
 from tl_lightning.record import RECORD, read_record, still_runs, write_json
 from tl_lightning.resume import AUTO, earlier, everywhere
-from tl_lightning.run import run
+from tl_lightning.run import placed_run
 from tl_lightning.studies.apart import own_world, run_apart
 from tl_lightning.studies.multirun import ELSEWHERE
 from tl_lightning.studies.ticket import Ticket
@@ -119,6 +117,5 @@ def _run(config: dict[str, Any], folder: Path, ticket: Ticket) -> Done:
     if processes(config["trainer"]) > 1:
         record, where = run_apart(config, folder, ticket)
         return Done(record["status"], where, _value(record))
-    value = run(config, folder, ticket.tags, ticket.overrides, ticket.job(config))
-    where = Path(os.environ[RUN_DIR])
+    where, value = placed_run(config, folder, ticket.tags, ticket.overrides, ticket.job(config))
     return Done(read_record(where)["status"], where, value)
