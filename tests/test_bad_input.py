@@ -173,11 +173,13 @@ def test_command_tells_all_faults_of_a_configuration(here: Path, words: list[str
     assert not list(here.rglob("outputs/*/*"))
 
 
+@pytest.mark.slow
 def test_command_without_its_file(here: Path, words: list[str], command_line: Command) -> None:
     told = _told(command_line(*words, "data.train=trian.csv", "logger=csv"), here)
     assert told.strip().startswith("data.train=trian.csv: there is no such file. Near it: train.csv")
 
 
+@pytest.mark.slow
 def test_command_with_an_unknown_model(here: Path, words: list[str], hub: Hub, command_line: Command) -> None:
     told = _told(command_line(*words, "backbone.name=nobody/nothing", "logger=csv"), here)
     assert told.strip().startswith("backbone.name=nobody/nothing: the hub has no model of this name")
@@ -191,6 +193,7 @@ def test_command_with_an_output_folder_that_cannot_be(here: Path, words: list[st
     assert (here / "taken").read_text() == "a file"
 
 
+@pytest.mark.slow
 def test_multirun_tells_of_each_bad_job_and_runs_the_good_one(
     here: Path, words: list[str], command_line: Command
 ) -> None:

@@ -155,6 +155,7 @@ def test_what_hydra_and_its_launchers_need_is_allowed(compose: Compose) -> None:
     compose("hydra.verbose=true")
 
 
+@pytest.mark.slow
 def test_a_file_of_a_config_dir_is_no_exception(tmp_path: Path, command_line: Command) -> None:
     (tmp_path / "mine/strategy").mkdir(parents=True)
     (tmp_path / "mine/strategy/theirs.yaml").write_text(yaml.safe_dump(_touch(tmp_path / "proof")))
@@ -304,6 +305,7 @@ def test_a_fault_that_speaks_a_secret_is_recorded_without_it(
 
 
 @pytest.mark.parametrize("tracker", ["wandb", pytest.param("csv", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_no_secret_of_the_environment_is_in_anything_a_run_writes_or_prints(
     tracker: str, config: dict[str, Any], tmp_path: Path, command_line: Command
 ) -> None:

@@ -147,6 +147,7 @@ def test_last_knows_the_best_of_a_validation_in_mid_epoch(config: dict[str, Any]
     assert seen[0] == (STEPS // 2, STEPS // 2), "the first validation is the best so far"
 
 
+@pytest.mark.slow
 def test_auto_resumes_the_newest_unfinished_run_of_the_same_configuration(
     config: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -182,6 +183,7 @@ def test_resume_refuses_what_it_cannot_mean(config: dict[str, Any], tmp_path: Pa
         run({**config, "resume": str(folder)}, tmp_path / "new")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_running_is_not_resumed(config: dict[str, Any], tmp_path: Path) -> None:
     config["trainer"]["max_epochs"] = 1
     folder = tmp_path / "mini/busy"
@@ -198,6 +200,7 @@ def test_a_run_that_is_running_is_not_resumed(config: dict[str, Any], tmp_path: 
     assert read_record(folder)["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_numbers(config: dict[str, Any], tmp_path: Path) -> None:
     config["trainer"]["max_epochs"] = 1
     for name in ("a", "b"):

@@ -27,6 +27,7 @@ def _table(text: str) -> list[list[str]]:
     return [re.split(r"  +", line) for line in text.splitlines() if re.match(r"\d+ +seed=", line)]
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_and_another_one_takes_what_is_there(
     multirun: Multirun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

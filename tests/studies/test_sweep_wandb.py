@@ -30,6 +30,7 @@ def _inspect(folder: Path, *words: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
+@pytest.mark.slow
 def test_a_job_that_goes_on_is_the_same_run(words: list[str], compose: Compose, tmp_path: Path) -> None:
     config = compose(*words, "logger=wandb", f"output_dir={tmp_path}")
     folder, job = tmp_path / "multirun/mini/now/0", Job("job", "mini-now")
