@@ -165,6 +165,7 @@ def _told(done: subprocess.CompletedProcess[str], folder: Path) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 def test_command_tells_all_faults_of_a_configuration(here: Path, words: list[str], command_line: Command) -> None:
     done = command_line(*words, "data.batch_size=0", "optimizer.lr=-1", "data.txt=sentence")
     told = _told(done, here)

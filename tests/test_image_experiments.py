@@ -56,7 +56,10 @@ def _folders(root: Path) -> str:
     return f"data.root={root}"
 
 
-@pytest.mark.parametrize("name", sorted(IMAGES))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n == "mobilenet_hymenoptera" else pytest.mark.slow) for n in sorted(IMAGES)],
+)
 def test_runs(name: str, image_hub: Hub, run_small: RunSmall, tmp_path: Path) -> None:
     own = [_folders(tmp_path / "photos"), "data.test_fraction=0.25"] if name == "mobilenet_hymenoptera" else []
     folder = run_small(f"experiment={name}", *CHANGES[name], *own)

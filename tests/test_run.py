@@ -91,11 +91,11 @@ def _curves(folder: Path) -> list[tuple[str, str, str]]:
 @pytest.mark.parametrize(
     ("signum", "stage", "step"),
     [
-        (signal.SIGTERM, "train", 3),
+        pytest.param(*(signal.SIGTERM, "train", 3), marks=pytest.mark.slow),
         (signal.SIGINT, "train", 3),
-        (signal.SIGTERM, "train", STEPS),
+        pytest.param(*(signal.SIGTERM, "train", STEPS), marks=pytest.mark.slow),
         (signal.SIGINT, "train", STEPS + 5),
-        (signal.SIGTERM, "validation", STEPS),
+        pytest.param(*(signal.SIGTERM, "validation", STEPS), marks=pytest.mark.slow),
         (signal.SIGTERM, "test", 2 * STEPS),
     ],
 )

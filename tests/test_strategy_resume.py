@@ -127,6 +127,7 @@ def test_stopped_in_mid_epoch_and_at_an_end(
         ("epoch_end", 2 * STEPS),
     ],
 )
+@pytest.mark.slow
 def test_two_phases_stopped_about_their_border(
     place: Place, configuration: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -160,6 +161,7 @@ def _validated(folder: Path) -> list[tuple[str, str, str]]:
         return [(r["step"], r["name"], r["value"]) for r in csv.DictReader(file) if r["name"].startswith("val/")]
 
 
+@pytest.mark.slow
 def test_two_phases_killed_right_after_the_checkpoint_of_an_epoch(
     configuration: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
