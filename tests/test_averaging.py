@@ -1,6 +1,5 @@
 """Weight averages: by hand, in both checkpoints, through BatchNorm, with any strategy, and over a resume."""
 
-import csv
 import json
 import os
 import signal
@@ -14,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from tests.curves import curves
 from tests.small import batches, fit, task_of
 from tests.strategy_cases import CASES
 from tl_lightning.averaging import EMA, SWA, Average
@@ -27,7 +27,6 @@ from tl_lightning.run import run
 from tl_lightning.soup import Soup, mean
 from tl_lightning.strategies import FineTuning, LinearProbe
 from tl_lightning.task import TransferTask
-from tl_lightning.throughput import CLOCKED
 
 Tiny = Callable[[str], Path]
 Compose = Callable[..., dict[str, Any]]
@@ -338,12 +337,6 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap, "RESAMPLES", 5)
 
 
-def _curves(folder: Path) -> list[tuple[str, str, str]]:
-    with (folder / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    return [(r["step"], r["name"], r["value"]) for r in rows if r["name"].removeprefix("train/") not in CLOCKED]
-
-
 def test_there_are_four() -> None:
     assert WORDS == ["ema", "greedy_soup", "soup", "swa"]
 
@@ -389,10 +382,10 @@ def test_whole_runs_report_the_average_and_train_as_without(words: list[str], co
         assert all(torch.equal(value, plain[name]) for name, value in last.items()), word
         assert record["average"]["method"] == word
         assert value == metrics["val/loss"]
-        curves = _curves(folder)
-        assert len({(step, name) for step, name, _ in curves}) == len(curves)
-        assert [int(step) for step, name, _ in curves if name == "val/loss"] == [3, 7, 11]
-        assert float(next(v for _, name, v in curves if name == "test/loss")) == pytest.approx(metrics["test/loss"])
+        logged = curves(folder)
+        assert len({(step, name) for step, name, _ in logged}) == len(logged)
+        assert [int(step) for step, name, _ in logged if name == "val/loss"] == [3, 7, 11]
+        assert float(next(v for _, name, v in logged if name == "test/loss")) == pytest.approx(metrics["test/loss"])
     soup, single = (read_record(tmp_path / word) for word in ("soup", "plain"))
     assert soup["average"]["candidates"] == [12, 8, 4]
     assert soup["average"]["val/loss of the best checkpoint"] == single["metrics"]["val/loss"]
@@ -489,7 +482,7 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(
             assert all(torch.equal(value, other["state_dict"][n]) for n, value in one["state_dict"].items())
         assert (straight / "metrics.json").read_text() == (stopped / "metrics.json").read_text(), (stage, step)
         assert (straight / "predictions.parquet").read_bytes() == (stopped / "predictions.parquet").read_bytes()
-        assert _curves(straight) == _curves(stopped)
+        assert curves(straight) == curves(stopped)
         facts = [read_record(folder)["average"] for folder in (straight, stopped)]
         assert facts[0] == facts[1]
         assert not list(stopped.glob("checkpoints/soup-*"))

@@ -304,7 +304,7 @@ def test_a_fault_that_speaks_a_secret_is_recorded_without_it(
     assert "canary-of-this-test" not in (tmp_path / "failed/run.json").read_text()
 
 
-@pytest.mark.parametrize("tracker", ["wandb", pytest.param("csv", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("tracker", ["wandb", "csv"])
 @pytest.mark.slow
 def test_no_secret_of_the_environment_is_in_anything_a_run_writes_or_prints(
     tracker: str, config: dict[str, Any], tmp_path: Path, command_line: Command

@@ -1,6 +1,5 @@
 """kill -9 at any moment, again and again, until `resume=auto` has ended the run: as if nothing had happened."""
 
-import csv
 import json
 import random
 import subprocess
@@ -12,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.curves import curves
 from tests.dying import PLACES
 from tl_lightning.check import check
 from tl_lightning.record import read_record
-from tl_lightning.throughput import CLOCKED
 
 pytestmark = pytest.mark.slow
 KILLS = 20
@@ -97,12 +96,6 @@ def undisturbed(forked: Forked) -> tuple[Path, float]:
     return forked.root / "straight/mini/001", seconds
 
 
-def _curves(folder: Path) -> list[tuple[str, str, str]]:
-    with (folder / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [(r["step"], r["name"], r["value"]) for r in rows if r["name"].removeprefix("train/") not in CLOCKED]
-
-
 def _weights(path: Path) -> dict[str, torch.Tensor]:
     loaded: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
     return loaded
@@ -120,9 +113,9 @@ def _same(folder: Path, straight: Path) -> None:
         one, other = _weights(folder / "checkpoints" / name), _weights(straight / "checkpoints" / name)
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one), name
-    curves = _curves(folder)
-    assert len({row[:2] for row in curves}) == len(curves), "no step stands twice"
-    assert curves == _curves(straight)
+    logged = curves(folder)
+    assert len({row[:2] for row in logged}) == len(logged), "no step stands twice"
+    assert logged == curves(straight)
     assert not list(folder.rglob("*.tmp")), "nothing half-written is left"
 
 

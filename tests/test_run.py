@@ -1,6 +1,5 @@
 """A whole run in miniature: what a resume, a signal, a failure and a second run leave behind."""
 
-import csv
 import json
 import os
 import signal
@@ -17,12 +16,12 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from tests.curves import curves
 from tl_lightning.callbacks import Last
 from tl_lightning.errors import UserError
 from tl_lightning.interrupt import Interrupted
 from tl_lightning.record import RECORD, read_record
 from tl_lightning.run import run
-from tl_lightning.throughput import CLOCKED
 
 Tiny = Callable[[str], Path]
 Compose = Callable[..., dict[str, Any]]
@@ -82,20 +81,14 @@ def _same_weights(straight: Path, stopped: Path) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def _curves(folder: Path) -> list[tuple[str, str, str]]:
-    with (folder / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    return [(r["step"], r["name"], r["value"]) for r in rows if r["name"].removeprefix("train/") not in CLOCKED]
-
-
 @pytest.mark.parametrize(
     ("signum", "stage", "step"),
     [
-        pytest.param(*(signal.SIGTERM, "train", 3), marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "train", 3, marks=pytest.mark.slow),
         (signal.SIGINT, "train", 3),
-        pytest.param(*(signal.SIGTERM, "train", STEPS), marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "train", STEPS, marks=pytest.mark.slow),
         (signal.SIGINT, "train", STEPS + 5),
-        pytest.param(*(signal.SIGTERM, "validation", STEPS), marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "validation", STEPS, marks=pytest.mark.slow),
         (signal.SIGTERM, "test", 2 * STEPS),
     ],
 )
@@ -121,10 +114,8 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(
     assert _same_weights(straight, stopped)
     assert (straight / "metrics.json").read_text() == (stopped / "metrics.json").read_text()
     assert (straight / "predictions.parquet").read_bytes() == (stopped / "predictions.parquet").read_bytes()
-    assert _curves(straight) == _curves(stopped)
-    assert {"train/loss", "train/padding", "val/accuracy", "test/accuracy"} <= {
-        name for _, name, _ in _curves(straight)
-    }
+    assert curves(straight) == curves(stopped)
+    assert {"train/loss", "train/padding", "val/accuracy", "test/accuracy"} <= {name for _, name, _ in curves(straight)}
 
 
 def test_last_knows_the_best_of_a_validation_in_mid_epoch(config: dict[str, Any], tmp_path: Path) -> None:
@@ -346,7 +337,7 @@ def test_a_signal_to_the_command(config: dict[str, Any], tmp_path: Path, signum:
     assert read_record(record.parent)["status"] == "finished"
     assert read_record(record.parent)["steps"] == 40 * STEPS
     assert list(tmp_path.glob("mini/*")) == [record.parent]
-    logged = [(step, name) for step, name, _ in _curves(record.parent)]
+    logged = [(step, name) for step, name, _ in curves(record.parent)]
     assert len(logged) == len(set(logged)), "no step stands twice in the curves"
     losses = [int(step) for step, name in logged if name == "val/loss"]
     assert losses == list(range(STEPS - 1, 40 * STEPS, STEPS)), "and none is missing"

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.curves import curves
 from tests.stopping import SignalOnce
-from tests.test_run import STEPS, _curves, _same_weights, config
+from tests.test_run import STEPS, _same_weights, config
 from tl_lightning import bootstrap, meeting, slurm
 from tl_lightning.errors import UserError
 from tl_lightning.interrupt import Interrupted
@@ -70,7 +71,7 @@ def test_the_signal_before_a_time_limit_is_a_requeue_and_an_exact_resume(
     run(disturbed, tmp_path / "other/unused")  # the same words, which do not ask for a resume
     assert not (tmp_path / "other/unused").exists()
     assert _same_weights(straight, stopped)
-    assert _curves(straight) == _curves(stopped)
+    assert curves(straight) == curves(stopped)
     assert (straight / "predictions.parquet").read_bytes() == (stopped / "predictions.parquet").read_bytes()
 
 
@@ -199,7 +200,7 @@ def test_two_tasks_of_one_srun_are_one_run_through_a_requeue(tiny: Tiny, tmp_pat
     record = read_record(folder)
     assert (record["status"], len(record["resumed"])) == ("finished", 1)
     assert record["steps"] == EPOCHS * 10, "76 rows to train on, 8 in a global batch"
-    logged = [(step, name) for step, name, _ in _curves(folder)]
+    logged = [(step, name) for step, name, _ in curves(folder)]
     assert len(logged) == len(set(logged))
     assert not tasks.left()
     assert not (tmp_path / "outputs/.meetings").exists()
@@ -208,5 +209,5 @@ def test_two_tasks_of_one_srun_are_one_run_through_a_requeue(tiny: Tiny, tmp_pat
         process.communicate(timeout=600)
     (undisturbed,) = (path.parent for path in tmp_path.glob("outputs/straight/*/run.json"))
     assert _same_weights(undisturbed, folder), "no batch was left out or taken twice"
-    judged = [[row[1:] for row in _curves(path) if not row[1].startswith("train/")] for path in (folder, undisturbed)]
+    judged = [[row[1:] for row in curves(path) if not row[1].startswith("train/")] for path in (folder, undisturbed)]
     assert judged[0] == judged[1]

@@ -1,6 +1,5 @@
 """Stopped anywhere and resumed, every strategy ends bit for bit where the undisturbed run does."""
 
-import csv
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.curves import curves
 from tests.stopping import Cleared, StopAt
 from tests.strategy_cases import CASES, KINDS
 from tl_lightning import bootstrap
@@ -153,12 +153,7 @@ def test_a_validation_broken_off_is_done_anew(
     _assert_same(tmp_path / "straight", tmp_path / "stopped")
     straight, stopped = read_record(tmp_path / "straight"), read_record(tmp_path / "stopped")
     assert straight["best"] == stopped["best"]
-    assert _validated(tmp_path / "straight") == _validated(tmp_path / "stopped")
-
-
-def _validated(folder: Path) -> list[tuple[str, str, str]]:
-    with (folder / "metrics.csv").open(newline="") as file:
-        return [(r["step"], r["name"], r["value"]) for r in csv.DictReader(file) if r["name"].startswith("val/")]
+    assert curves(tmp_path / "straight") == curves(tmp_path / "stopped")
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def run(
 def placed_run(
     config: Mapping[str, Any], folder: Path, tags: Sequence[str], overrides: Sequence[str], job: Job
 ) -> tuple[Path, float]:
-    """The same; also tells the run directory, which is another than ``folder`` where one stood or was resumed."""
+    """As ``run``; also tells the run directory: not ``folder`` where a run stood there or another one was resumed."""
     place = Place(config, folder)
     try:
         return place.folder, _run(config, place, tags, overrides, job)
