@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,14 @@ SMALL = (
     "logger=csv",
 )
 Compose = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_in_the_environment() -> Iterator[None]:
+    """Whatever runs in here, a process that is started afterwards must not take itself for a part of it."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("TL_LIGHTNING_")}
+    yield
+    assert {name: value for name, value in os.environ.items() if name.startswith("TL_LIGHTNING_")} == before
 
 
 def pytest_unconfigure() -> None:

@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tl_lightning.commands import COMMANDS
 from tl_lightning.config import OURS, config_folder, experiments, hydra_word, register
 from tl_lightning.errors import ToldError, UserError, first_line
+from tl_lightning.record import COMMAND
 from tl_lightning.studies.search import add_to_hydra
 
 DEEPEST = 16  # dots in a key
@@ -101,11 +102,12 @@ class JobError(Exception):
 
 
 def _hydra(shown: str | None) -> None:
+    typed = os.environ.get(COMMAND)
     # Hydra would print a fault itself and exit with 1; with this set it lets main() explain it.
     os.environ[FULL_ERROR] = "1"
 
     def job(cfg: DictConfig) -> Any:
-        _restore(shown)  # the processes that a job starts see what the user set
+        _restore(FULL_ERROR, shown)  # the processes that a job starts see what the user set
         try:
             return _job(cfg)
         except Exception as fault:
@@ -128,13 +130,14 @@ def _hydra(shown: str | None) -> None:
             raise
         raise told from fault
     finally:
-        _restore(shown)
+        _restore(FULL_ERROR, shown)
+        _restore(COMMAND, typed)  # what this process starts from now on is not of this multirun
 
 
-def _restore(shown: str | None) -> None:
-    os.environ.pop(FULL_ERROR, None)
-    if shown is not None:
-        os.environ[FULL_ERROR] = shown
+def _restore(name: str, value: str | None) -> None:
+    os.environ.pop(name, None)
+    if value is not None:
+        os.environ[name] = value
 
 
 def _remove_if_empty(folder: Path) -> None:

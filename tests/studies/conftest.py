@@ -1,7 +1,7 @@
 """Many runs in this process: words as typed, a tiny model, an empty folder."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,7 +33,7 @@ def words(tiny: Callable[[str], Path], tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture
-def multirun(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Multirun]:
+def multirun(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Multirun:
     """`python -m tl_lightning --multirun WORDS` in this process; gives the exit code."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bootstrap, "FEWEST", 5)
@@ -48,5 +48,4 @@ def multirun(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             return int(end.code or 0)
         return 0
 
-    yield multirun
-    monkeypatch.delenv(COMMAND, raising=False)
+    return multirun
