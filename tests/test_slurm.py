@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from tests.curves import curves
+from tests.slurm_jobs import EPOCHS, STEPS, two_task_words
 from tests.stopping import SignalOnce
-from tests.test_run import STEPS, _same_weights, config
+from tests.test_run import STEPS as IN_EPOCH
+from tests.test_run import _same_weights, config
 from tl_lightning import bootstrap, meeting, slurm
 from tl_lightning.errors import UserError
 from tl_lightning.interrupt import Interrupted
@@ -24,7 +26,7 @@ from tl_lightning.run import run
 
 Tiny = Callable[[str], Path]
 __all__ = ["config"]  # a fixture
-EPOCHS = 20
+
 JOB = {"SLURM_JOB_ID": "4242", "SLURM_STEP_ID": "0", "SLURM_JOB_NAME": "train", "SLURM_NODELIST": "127.0.0.1"}
 
 
@@ -55,7 +57,7 @@ def test_the_signal_before_a_time_limit_is_a_requeue_and_an_exact_resume(
     for name, value in _variables().items():
         monkeypatch.setenv(name, value)
     disturbed = json.loads(json.dumps({**config, "name": "other"}))
-    place = {"train": 3, "validation": STEPS}
+    place = {"train": 3, "validation": IN_EPOCH}
     disturbed["callbacks"]["signal"] = {
         "_target_": "tests.stopping.SignalOnce", "signum": int(signal.SIGUSR1), "stage": stage, "step": place[stage],
     }  # fmt: skip
@@ -172,13 +174,7 @@ class Tasks:
 
 @pytest.mark.slow
 def test_two_tasks_of_one_srun_are_one_run_through_a_requeue(tiny: Tiny, tmp_path: Path, scontrol: Any) -> None:
-    rows = [f"{'good fine' if i % 2 else 'bad dull'} film number {i},{'pos' if i % 2 else 'neg'}" for i in range(96)]
-    (tmp_path / "all.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
-    words = [
-        *("backbone=hf_text", f"backbone.name={tiny('bert')}", "data=text_files", f"data.train={tmp_path / 'all.csv'}"),
-        *("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", f"trainer.max_epochs={EPOCHS}"),
-        *("trainer.enable_progress_bar=false", "data.batch_size=4", "logger=csv", "name=mini"),
-    ]
+    words = two_task_words(tiny, tmp_path)
     tasks = Tasks(tmp_path, words)
     started = tasks.start(0)
     for _ in range(3000):
@@ -199,7 +195,7 @@ def test_two_tasks_of_one_srun_are_one_run_through_a_requeue(tiny: Tiny, tmp_pat
     assert [path.name for path in tmp_path.glob("outputs/mini/*")] == [folder.name], "one run in one directory"
     record = read_record(folder)
     assert (record["status"], len(record["resumed"])) == ("finished", 1)
-    assert record["steps"] == EPOCHS * 10, "76 rows to train on, 8 in a global batch"
+    assert record["steps"] == EPOCHS * STEPS
     logged = [(step, name) for step, name, _ in curves(folder)]
     assert len(logged) == len(set(logged))
     assert not tasks.left()
