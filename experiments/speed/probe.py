@@ -18,7 +18,6 @@ The larger the backbone and the batch, the less the epochs weigh: both are told 
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))  # run as a file
 
+from experiments.speed.common import write  # noqa: E402
 from experiments.speed.step import MODEL, configuration, summary  # noqa: E402
 
 EPOCHS = 20
@@ -163,7 +163,7 @@ def measured(words: list[str], rounds: int) -> dict[str, Any]:
     return {"epochs": summary(epochs), "heads": summary(heads), "start": starts}
 
 
-def facts(words: list[str]) -> dict[str, Any]:
+def trained(words: list[str]) -> dict[str, Any]:
     """Rows, precision and backbone, to read the results by."""
     with made(*words) as parts:
         rows, batch = parts.data.summary["rows"], parts.data.batch_size
@@ -185,18 +185,9 @@ def main() -> None:
         return as_child(json.loads(given.child))
     if given.rounds < FEWEST_ROUNDS:
         options.error(f"--rounds {given.rounds}: at least {FEWEST_ROUNDS} are needed for a median that holds")
-    from tl_lightning.record import git_state, versions
-
     words = words_of(given)
-    results = {
-        "date": time.strftime("%Y-%m-%d"),
-        "git": git_state(HERE),
-        "versions": versions(),
-        "machine": {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()},
-        **facts(words),
-        **measured(words, given.rounds),
-    }
-    given.output.write_text(json.dumps(results, indent=2) + "\n")
+    results = {**trained(words), **measured(words, given.rounds)}
+    write(given.output, **results)
     print(table(results))
     return None
 

@@ -20,6 +20,7 @@ FILES = {  # whose table is whose; what a table is made from where it is not all
     "strategies": ("strategies", None),
     "scale": ("scale", None),
     "buckets": ("buckets", None),
+    "probe": ("probe", None),
 }
 
 
