@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from tl_lightning import build
+from tl_lightning import build, precision
 from tl_lightning.backbones import HFText
+from tl_lightning.precision import native_precision
 
 Compose = Callable[..., dict[str, Any]]
 Tiny = Callable[[str], Path]
@@ -17,10 +18,13 @@ BF16, FP32 = "bf16-mixed", "32-true"
 
 
 @pytest.fixture
-def hardware(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """A machine with or without a GPU, whose GPU and processor multiply bfloat16 natively or not."""
+def hardware(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """A machine with or without a GPU, whose GPU and processor multiply bfloat16 natively or not, and how fast."""
+    monkeypatch.setenv("TL_LIGHTNING_CACHE", str(tmp_path / "cache"))
 
-    def hardware(gpu: bool = False, gpu_able: bool = False, cpu_able: bool = False, apple: bool = False) -> None:
+    def hardware(
+        gpu: bool = False, gpu_able: bool = False, cpu_able: bool = False, apple: bool = False, gain: float = 1.7
+    ) -> None:
         def supported(including_emulation: bool = True) -> bool:
             return gpu and (gpu_able or including_emulation)
 
@@ -28,6 +32,7 @@ def hardware(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: apple)
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": cpu_able, "amx_bf16": False})
+        monkeypatch.setattr(precision, "gain", lambda: gain)
 
     return hardware
 
@@ -43,16 +48,18 @@ def hardware(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         ({"gpu": True, "cpu_able": True}, "auto", FP32),
         ({"cpu_able": True}, "auto", BF16),
         ({"cpu_able": True}, "cpu", BF16),
+        ({"cpu_able": True, "gain": 0.5}, "auto", FP32),  # native, and half as fast
+        ({"cpu_able": True, "gain": 1.1}, "auto", FP32),  # less than what casts cost
         ({}, "auto", FP32),
         ({"apple": True, "cpu_able": True}, "auto", FP32),
         ({"cpu_able": True}, "tpu", FP32),
     ],
 )
-def test_bf16_where_the_hardware_does_it_natively(
+def test_bf16_where_the_hardware_does_it_natively_and_faster(
     machine: dict[str, bool], accelerator: str, expected: str, hardware: Callable[..., None]
 ) -> None:
     hardware(**machine)
-    assert build.native_precision(accelerator) == expected
+    assert native_precision(accelerator) == expected
 
 
 @pytest.mark.parametrize("gpu", [True, False])
@@ -77,7 +84,7 @@ def test_the_log_says_which_and_who_chose_it() -> None:
         task = SimpleNamespace(config={"trainer": {"precision": asked}})
         return _precision(SimpleNamespace(trainer=SimpleNamespace(precision=precision), task=task))  # type: ignore[arg-type]
 
-    assert "natively (trainer.precision=32-true turns it off)" in said(BF16, None)
+    assert "natively and faster (trainer.precision=32-true turns it off)" in said(BF16, None)
     assert (said(BF16, BF16), said(FP32, None)) == (BF16, FP32)
 
 
@@ -90,3 +97,38 @@ def test_adamw_is_fused(compose: Compose) -> None:
 def test_attention_is_torchs_own(kind: str, tiny: Tiny) -> None:
     backbone = HFText(str(tiny(kind)))
     assert backbone.model.config._attn_implementation == backbone.identity["attention"] == "sdpa"
+
+
+def test_a_processor_is_timed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = []
+
+    def gain() -> float:
+        timed.append(True)
+        return 1.5
+
+    monkeypatch.setattr(precision, "gain", gain)
+    monkeypatch.setenv("TL_LIGHTNING_CACHE", str(tmp_path))
+    assert [precision.kept_gain("one"), precision.kept_gain("one")] == [1.5, 1.5]
+    assert len(timed) == 1
+    precision.kept_gain("other")
+    assert len(timed) == 2, "a folder that two machines share"
+    for damaged in ("{", "[1]", '{"one": null}'):
+        (tmp_path / "hardware/bf16.json").write_text(damaged)
+        assert precision.kept_gain("one") == 1.5
+    assert len(timed) == 5
+    monkeypatch.setenv("TL_LIGHTNING_CACHE", "/proc/nowhere")  # where nobody can write
+    assert precision.kept_gain("one") == 1.5
+    assert len(timed) == 6
+
+
+def test_the_timing_tells_a_quicker_product_from_a_slower_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10_000))
+    seconds = {torch.float32: 6, torch.bfloat16: 3}
+
+    def linear(given: torch.Tensor, weight: torch.Tensor) -> None:
+        for _ in range(seconds[given.dtype] - 1):
+            next(clock)
+
+    monkeypatch.setattr("torch.nn.functional.linear", linear)
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    assert precision.gain() == 2.0

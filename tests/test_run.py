@@ -17,6 +17,7 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tests.curves import curves
+from tl_lightning import build
 from tl_lightning.callbacks import Last
 from tl_lightning.errors import UserError
 from tl_lightning.interrupt import Interrupted
@@ -136,6 +137,31 @@ def test_last_knows_the_best_of_a_validation_in_mid_epoch(config: dict[str, Any]
         run(config, folder)
     assert [step for step, _ in seen] == [STEPS // 2, STEPS]
     assert seen[0] == (STEPS // 2, STEPS // 2), "the first validation is the best so far"
+
+
+def test_a_run_that_goes_on_elsewhere_keeps_its_precision(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mini/moved"
+    config["trainer"] |= {"precision": None, "max_epochs": 1}
+    config["callbacks"]["signal"] = {
+        "_target_": "tests.test_run.SignalAt", "signum": int(signal.SIGTERM), "stage": "train", "step": 3,
+    }  # fmt: skip
+    monkeypatch.setattr(build, "native_precision", lambda _: "bf16-mixed")
+    with pytest.raises(Interrupted):
+        run(config, folder)
+    monkeypatch.setattr(build, "native_precision", lambda _: "32-true")
+    run({**config, "resume": str(folder)}, tmp_path / "unused")
+    assert read_record(folder)["status"] == "finished"
+    assert read_record(folder)["precision"] == "bf16-mixed"
+
+
+def test_the_memory_of_a_run_is_its_own() -> None:
+    """Not that of the process that started it."""
+    kept = bytearray(os.urandom(1 << 20) * 300)
+    code = "from tl_lightning.record import peak_memory_bytes; print(peak_memory_bytes()['host'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 5 << 20 < int(done.stdout) < len(kept)
 
 
 @pytest.mark.slow

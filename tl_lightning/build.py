@@ -30,6 +30,7 @@ from tl_lightning.interrupt import StopAtStep
 from tl_lightning.job import ALONE, Job
 from tl_lightning.length import limited
 from tl_lightning.objectives import mode
+from tl_lightning.precision import native_precision
 from tl_lightning.soup import Soup
 from tl_lightning.task import TransferTask
 from tl_lightning.throughput import Throughput
@@ -101,8 +102,15 @@ def _task_of(head: nn.Module, optimizer: Any) -> Callable[..., TransferTask]:
     return partial(GridTask, lrs=lrs or [own["lr"]], weight_decays=weight_decays or [own.get("weight_decay", 0.0)])
 
 
-def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[str], job: Job = ALONE) -> Parts:
-    """Make all parts of one run."""
+def build(
+    config: Mapping[str, Any],
+    folder: Path,
+    stop: StopAtStep,
+    tags: list[str],
+    job: Job = ALONE,
+    precision: str | None = None,
+) -> Parts:
+    """Make all parts of one run; ``precision`` is what the trainer gets where the configuration names none."""
     task, data = learner(config)
     monitor = task.objective.monitor
     known = {
@@ -125,7 +133,7 @@ def build(config: Mapping[str, Any], folder: Path, stop: StopAtStep, tags: list[
     if average is not None:  # best.ckpt holds the averaged weights, last.ckpt those that train on
         callbacks.insert(callbacks.index(best) + 1 if best else 0, average)
     beside = [features, *callbacks, throughput, stop, *job.callbacks]  # features first: they are no training time
-    trainer = make_trainer(config["trainer"], data, beside, loggers, folder)
+    trainer = make_trainer(config["trainer"], data, beside, loggers, folder, precision)
     return Parts(task, data, trainer, best, throughput, average, features)
 
 
@@ -144,10 +152,12 @@ def make_trainer(
     callbacks: list[Callback],
     loggers: list[Logger],
     folder: Path,
+    precision: str | None = None,
 ) -> Trainer:
-    """Make the trainer from its node, with the precision that suits the hardware where the node names none."""
+    """Make the trainer from its node; one without a precision gets this one, else the one that suits the hardware."""
     settings = dict(node)
-    settings["precision"] = settings.get("precision") or native_precision(settings.get("accelerator", "auto"))
+    precision = settings.get("precision") or precision or native_precision(settings.get("accelerator", "auto"))
+    settings["precision"] = precision
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32 for the float32 products that remain
     plugins = settings.pop("plugins", None) or []
@@ -167,13 +177,3 @@ def make_trainer(
     every = min(settings.get("log_every_n_steps") or LOG_EVERY, steps)  # a short epoch logs too
     trainer.log_every_n_steps = every  # type: ignore[attr-defined]
     return trainer
-
-
-def native_precision(accelerator: str) -> str:
-    """``bf16-mixed`` where the hardware multiplies bfloat16 natively, else ``32-true``."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    if accelerator not in ("auto", "cpu") or torch.backends.mps.is_available():
-        return "32-true"
-    able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return "bf16-mixed" if able.get("avx512_bf16") or able.get("amx_bf16") else "32-true"

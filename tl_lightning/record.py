@@ -193,9 +193,17 @@ def versions() -> dict[str, str]:
 
 def peak_memory_bytes() -> dict[str, int]:
     """The most memory this process has held so far: on the host, and on the GPU if torch has used one."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    peak = {"host": _peak_resident()}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         peak["gpu"] = int(torch.cuda.max_memory_allocated())
     return peak
+
+
+def _peak_resident() -> int:
+    """Bytes.  What getrusage says on Linux is no less than what the process that started this one held then."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return found[0] if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

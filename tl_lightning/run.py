@@ -86,10 +86,12 @@ def _run(config: Mapping[str, Any], place: Place, tags: Sequence[str], overrides
     if record.writes:
         write_config(place.folder, config)
     record.add()
+    precision = record.content.get("precision")  # a run that goes on elsewhere goes on as it began
     stop, done = StopAtStep(), False
     try:
         with graceful(stop), quiet():
-            value = _fit_and_test(build(config, place.folder, stop, list(tags), job), place, record, stop)
+            parts = build(config, place.folder, stop, list(tags), job, precision)
+            value = _fit_and_test(parts, place, record, stop)
         done = True
         return value
     except (Interrupted, KeyboardInterrupt, SIGTERMException) as ended:
@@ -253,7 +255,7 @@ def _precision(parts: Parts) -> str:
     precision, asked = str(parts.trainer.precision), parts.task.config.get("trainer", {}).get("precision")
     if asked or not precision.startswith("bf16"):
         return precision
-    return f"{precision}, which this hardware does natively (trainer.precision=32-true turns it off)"
+    return f"{precision}, which this hardware does natively and faster (trainer.precision=32-true turns it off)"
 
 
 def _wandb(trainer: Any, started: bool = False) -> dict[str, Any] | None:

@@ -13,7 +13,6 @@ they must stay flat within 15% from the smallest size to the largest.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -91,8 +90,9 @@ def epoch(folder: Path) -> dict[str, float]:
 
 def peak() -> float:
     """MiB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    from tl_lightning.record import peak_memory_bytes
+
+    return peak_memory_bytes()["host"] / 2**20
 
 
 def own() -> float:

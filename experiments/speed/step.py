@@ -10,7 +10,6 @@ machines are noisy, so the ratio of medians counts, not the seconds.
 import argparse
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -177,8 +176,9 @@ def as_child(mode: str) -> None:
         _start_ours()
     else:
         (ours if mode == "memory_ours" else bare)()
-        unit = 1 if sys.platform == "darwin" else 1024
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)
+        from tl_lightning.record import peak_memory_bytes
+
+        print(peak_memory_bytes()["host"] / 2**20)
 
 
 def _start_ours() -> None:

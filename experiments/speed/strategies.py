@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -58,8 +57,9 @@ def as_child(name: str) -> None:
     import peft  # noqa: F401  # both sides import the same
 
     ours(MODEL, f"strategy={name}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)
+    from tl_lightning.record import peak_memory_bytes
+
+    print(peak_memory_bytes()["host"] / 2**20)
 
 
 def table(results: dict[str, Any]) -> str:

@@ -13,7 +13,6 @@ for one step the calls of PyTorch's operators and of Python functions; and the p
 
 import csv
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -283,8 +282,8 @@ def main() -> None:
     given = parser.parse_args()
     from transformers.utils import logging
 
-    from tl_lightning.build import native_precision
     from tl_lightning.files import located
+    from tl_lightning.precision import native_precision
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -299,8 +298,9 @@ def main() -> None:
         made = arms(Given(rows, others, folder, str(model), given.trial), native)
         if given.child:
             made[given.child](watch=Watch())
-            unit = 1 if sys.platform == "darwin" else 1024
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)
+            from tl_lightning.record import peak_memory_bytes
+
+            print(peak_memory_bytes()["host"] / 2**20)
             return
         counts = {name: {**counted(arm), "peak_mib": 0 if given.trial else peak(name)} for name, arm in made.items()}
         sides = {name: partial(rate, arm) for name, arm in made.items()}

@@ -192,7 +192,7 @@ def test_a_row_larger_than_a_small_block_is_read_with_all_others(
 
 
 MEASURED = """
-import resource, sys
+import sys
 from pathlib import Path
 from tests.data.test_fuzz_data import grown
 before, after = grown(Path(sys.argv[1]), sys.argv[2])
@@ -202,18 +202,17 @@ print(before, after)
 
 def grown(folder: Path, name: str) -> tuple[int, int]:
     """The largest resident size in MB before and after a file was read; called in a process of its own."""
-    import resource
-
     from tests.data.conftest import WORDS
     from tests.data.test_fuzz_data import small_tokenizer
+    from tl_lightning.record import peak_memory_bytes
 
     tokenizer = small_tokenizer(WORDS)
     (folder / "small.csv").write_bytes(HEAD + GOOD)
     given_: dict[str, Any] = {"preprocessor": tokenizer, "target": "class", "cache_dir": str(folder / "cache")}
     TextFiles(train=str(folder / "small.csv"), val_fraction=0.2, test_fraction=0.2, **given_).setup()
-    sizes = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024]
+    sizes = [peak_memory_bytes()["host"] >> 20]
     TextFiles(train=str(folder / name), val_fraction=0.1, test_fraction=0.1, max_length=16, **given_).setup()
-    sizes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    sizes.append(peak_memory_bytes()["host"] >> 20)
     return sizes[0], sizes[1]
 
 
