@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch import Trainer
 
 from tests.curves import curves
 from tests.slurm_jobs import EPOCHS, STEPS, two_task_words
@@ -21,6 +24,7 @@ from tests.test_run import _same_weights, config
 from tl_lightning import bootstrap, meeting, slurm
 from tl_lightning.errors import UserError
 from tl_lightning.interrupt import Interrupted
+from tl_lightning.quiet import quiet
 from tl_lightning.record import read_record
 from tl_lightning.run import run
 
@@ -94,6 +98,16 @@ def test_outside_a_job_nothing_listens_to_the_signal(monkeypatch: pytest.MonkeyP
     assert slurm.job() is None
     monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
     assert not slurm.signals()
+
+
+def test_srun_is_recommended_in_a_job_alone(scontrol: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shutil.copy(tmp_path / "bin/scontrol", tmp_path / "bin/srun")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with quiet():
+        Trainer(accelerator="cpu", logger=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "4242")
+    with quiet(), pytest.warns(PossibleUserWarning, match="prepend your python command with `srun`"):
+        Trainer(accelerator="cpu", logger=False)
 
 
 def test_a_requeue_that_slurm_refuses_is_told(

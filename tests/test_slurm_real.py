@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,10 +38,10 @@ def _free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def _until(true: Callable[[], object], what: str) -> None:
+def _until(true: Callable[[], object], told: Callable[[], str]) -> None:
     end = time.monotonic() + WAIT_S
     while not true():
-        assert time.monotonic() < end, what
+        assert time.monotonic() < end, told()
         time.sleep(0.2)
 
 
@@ -87,10 +88,10 @@ class Cluster:
         self.env = {**kept, "SLURM_CONF": str(folder / "slurm.conf"), "PYTHONPATH": str(Path.cwd())}
         files = [f"--{name}-file={folder}/munge.{name}" for name in ("pid", "log", "seed")]
         self._start("munged", "--foreground", "--force", f"--key-file={key}", f"--socket={door}", *files)
-        _until(door.exists, "munge does not start")
+        _until(door.exists, lambda: "munge does not start")
         self._start("slurmctld", "-D")
         self._start("slurmd", "-D")
-        _until(lambda: "idle" in self.asked("sinfo", "--noheader", "--format=%T"), "SLURM does not start")
+        _until(lambda: "idle" in self.asked("sinfo", "--noheader", "--format=%T"), lambda: _told(folder))
 
     def _start(self, *command: str) -> None:
         with (self._folder / f"{command[0]}.out").open("wb") as file:
@@ -129,21 +130,22 @@ def _told(folder: Path) -> str:
 
 
 def test_the_signal_requeues_a_job_of_two_tasks_and_it_goes_on(cluster: Cluster, tiny: Tiny, tmp_path: Path) -> None:
+    told = partial(_told, tmp_path)
     words = two_task_words(tiny, tmp_path)
     tasks = ("--nodes=1", "--ntasks-per-node=2")
     job = cluster.submit(tmp_path, words, *tasks)
-    _until(lambda: list(tmp_path.glob("outputs/mini/*/checkpoints/last.ckpt")), _told(tmp_path))
+    _until(lambda: list(tmp_path.glob("outputs/mini/*/checkpoints/last.ckpt")), told)
     cluster.asked("scancel", "--signal=USR1", job)  # to the tasks of srun, as before a time limit
     (folder,) = (path.parent for path in tmp_path.glob("outputs/mini/*/run.json"))
-    _until(lambda: read_record(folder)["status"] == "interrupted", _told(tmp_path))
-    _until(lambda: cluster.over(job), _told(tmp_path))
+    _until(lambda: read_record(folder)["status"] == "interrupted", told)
+    _until(lambda: cluster.over(job), told)
     record = read_record(folder)
     assert (record["status"], len(record["resumed"])) == ("finished", 1), _told(tmp_path)
     assert record["device"] == "2 x cpu"
     assert record["steps"] == EPOCHS * STEPS
     assert [path.name for path in tmp_path.glob("outputs/mini/*")] == [folder.name], "one run in one directory"
     straight = cluster.submit(tmp_path, [*words, "name=straight"], *tasks)
-    _until(lambda: cluster.over(straight), _told(tmp_path))
+    _until(lambda: cluster.over(straight), told)
     (undisturbed,) = (path.parent for path in tmp_path.glob("outputs/straight/*/run.json"))
     assert _same_weights(undisturbed, folder), "no batch was left out or taken twice"
     judged = [[row[1:] for row in curves(path) if not row[1].startswith("train/")] for path in (folder, undisturbed)]
@@ -151,10 +153,11 @@ def test_the_signal_requeues_a_job_of_two_tasks_and_it_goes_on(cluster: Cluster,
 
 
 def test_the_copies_of_a_job_array_share_a_grid(cluster: Cluster, tiny: Tiny, tmp_path: Path) -> None:
+    told = partial(_told, tmp_path)
     words = [*two_task_words(tiny, tmp_path), "trainer=cpu", "trainer.max_epochs=2"]
     grid = ["--multirun", *words, "trainer.devices=1", "seed=0,1,2", "resume=auto"]
     job = cluster.submit(tmp_path, grid, "--array=0-1", "--ntasks=1")
-    _until(lambda: cluster.over(job), _told(tmp_path))
+    _until(lambda: cluster.over(job), told)
     records = [read_record(path.parent) for path in tmp_path.rglob("run.json")]
     assert [record["status"] for record in records] == ["finished"] * 3, _told(tmp_path)
     assert {next(word for word in record["overrides"] if word.startswith("seed=")) for record in records} == {
@@ -181,11 +184,12 @@ def test_hydras_launcher_runs_each_job_of_a_multirun_on_the_cluster(
 
 
 def test_cancelling_a_job_leaves_a_run_that_can_go_on(cluster: Cluster, tiny: Tiny, tmp_path: Path) -> None:
+    told = partial(_told, tmp_path)
     words = [*two_task_words(tiny, tmp_path), "trainer=cpu", "trainer.devices=1"]
     job = cluster.submit(tmp_path, words, "--ntasks=1")
-    _until(lambda: list(tmp_path.glob("outputs/mini/*/checkpoints/last.ckpt")), _told(tmp_path))
+    _until(lambda: list(tmp_path.glob("outputs/mini/*/checkpoints/last.ckpt")), told)
     cluster.asked("scancel", job)  # SIGTERM, and SIGKILL some seconds later
-    _until(lambda: cluster.over(job), _told(tmp_path))
+    _until(lambda: cluster.over(job), told)
     (folder,) = (path.parent for path in tmp_path.glob("outputs/mini/*/run.json"))
     assert read_record(folder)["status"] == "interrupted", _told(tmp_path)
     command = [sys.executable, "-W", "ignore", "-m", "tl_lightning", *words, "resume=auto"]

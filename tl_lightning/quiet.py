@@ -1,6 +1,7 @@
 """What does not belong on the screen of a run."""
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ EXPECTED = (  # warnings of Lightning's that do not apply here
     r"Checkpoint directory .* exists and is not empty.*",  # a resume goes on in its own directory
     r".*isinstance\(treespec, LeafSpec\).*",  # between Lightning and a newer torch
 )
+NO_JOB = r"The `srun` command is available.*"  # on a cluster's login node: right in a job, which srun must start
 CHATTY = ("httpx", "httpx2", "filelock")  # one line for each request
 
 
@@ -39,7 +41,7 @@ def quiet() -> Iterator[None]:
     lightning.propagate = False  # it prints by itself; Hydra's handler would print the same again
     try:
         with warnings.catch_warnings():
-            for message in EXPECTED:
+            for message in (*EXPECTED, *(() if "SLURM_JOB_ID" in os.environ else (NO_JOB,))):
                 warnings.filterwarnings("ignore", message)
             yield
     finally:
