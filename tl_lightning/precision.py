@@ -49,7 +49,7 @@ def _instructions(able: Mapping[str, Any]) -> str:
 
 def kept_gain(processor: str) -> float:
     """How many times as fast as float32 bfloat16 is on this processor: from the cache, else timed and kept there."""
-    name = f"{processor}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    name = f"{processor}, torch {torch.__version__}"  # not its threads: the ranks of a run may have different numbers
     path = cache_root(None, "hardware") / "bf16.json"
     with ExitStack() as stack:
         with suppress(OSError, NotImplementedError):  # no lock, no folder: this process asks for itself
