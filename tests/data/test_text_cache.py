@@ -14,7 +14,7 @@ import pytest
 from tl_lightning.data import TextFiles
 from tl_lightning.data.clean import STEPS, clean
 from tl_lightning.data.encoding import Encoder
-from tl_lightning.data.store import FORMAT
+from tl_lightning.data.store import FORMAT, Store, Writer
 
 Make = Callable[..., TextFiles]
 Write = Callable[[str, Any], Path]
@@ -230,3 +230,28 @@ def test_warnings_are_logged_under_the_package(make: Make, table: Path, caplog: 
     assert {(record.name, record.levelno) for record in caplog.records} == {
         ("tl_lightning.data.audit", logging.WARNING)
     }
+
+
+def test_some_texts_are_read_without_the_others(tmp_path: Path) -> None:
+    """A table of the most wrong rows must not hold millions of texts in memory."""
+    rows = np.arange(0, 4000, 2)
+    with Writer(tmp_path) as writer:
+        for part in np.array_split(rows, 7):
+            writer.add("rows", part, np.int64)
+            pairs = [f"pair {row}" for row in part.tolist()]
+            writer.add_texts([f"{row} {'good ' * 500}" for row in part.tolist()], pairs)
+        writer.add_texts([], [])
+        writer.finish(first_rows={})
+    whole, pool = (tmp_path / "texts.arrow").stat().st_size, pa.proxy_memory_pool(pa.default_memory_pool())
+    store, before = Store(tmp_path), pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    try:
+        found = store.texts(np.array([3998, 0, 570, 572, 0]))
+    finally:
+        pa.set_memory_pool(before)
+    assert [text.split(" ")[0] for text in found] == ["3998", "0", "570", "572", "0"]
+    assert [text.split(" | ")[1] for text in found] == [f"pair {row}" for row in (3998, 0, 570, 572, 0)]
+    assert whole > 4e6
+    assert pool.max_memory() < whole / 20
+    with pytest.raises(IndexError, match=r"rows \[1\] are not in the split"):
+        store.texts(np.array([0, 1]))

@@ -1,5 +1,7 @@
 """The flat arrays of one split on disk: written as a stream, read through memory maps."""
 
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -111,8 +113,22 @@ class Store:
         at = np.minimum(np.searchsorted(self["rows"], rows), len(self) - 1)
         if not np.array_equal(self["rows"][at], rows):
             raise IndexError(f"rows {sorted(set(rows.tolist()) - set(self['rows'].tolist()))[:5]} are not in the split")
-        found = self._texts.read_all().take(pa.array(at)).to_pylist()
-        return [row["text"] if row["pair"] is None else f"{row['text']} | {row['pair']}" for row in found]
+        return [text if pair is None else f"{text} | {pair}" for text, pair in self._cells(at)]
+
+    def _cells(self, at: Indices) -> Iterator[tuple[str, str | None]]:
+        """From the batches that hold them alone: Arrow's take of a whole table copies all its texts into memory."""
+        numbers = np.searchsorted(self._ends, at, "right")
+        batches = {number: self._texts.get_batch(number) for number in set(numbers.tolist())}
+        for number, row in zip(numbers.tolist(), at.tolist(), strict=True):
+            batch = batches[number]
+            place = row - int(self._ends[number]) + batch.num_rows
+            yield batch["text"][place].as_py(), batch["pair"][place].as_py()
+
+    @cached_property
+    def _ends(self) -> Indices:
+        """How many rows stand in each batch of texts and before it."""
+        count = self._texts.num_record_batches
+        return np.cumsum([self._texts.get_batch(number).num_rows for number in range(count)])
 
 
 class TokenStore(Store):
