@@ -1,6 +1,6 @@
 """How many rows fit: memory and the wait for the first step with a file of millions of texts.
 
-    python experiments/large/rows.py --rows 1000000 --folder DIR [--output experiments/large/results.json]
+    python experiments/large/rows.py --rows 1000000 --folder DIR [--cached] [--output experiments/large/results.json]
 
 Makes DIR/ROWS.csv of generated texts (no two alike, two in a hundred thousand nearly so), and trains on it for a few
 steps with `python -m tl_lightning`, twice: with an empty cache and with the cache that the first run left.  Peak memory
@@ -103,6 +103,7 @@ def main() -> None:
     options.add_argument("--rows", type=int, default=1_000_000)
     options.add_argument("--folder", type=Path, required=True)
     options.add_argument("--output", type=Path, default=HERE / "results.json")
+    options.add_argument("--cached", action="store_true", help="only with the cache that an earlier call left")
     options.add_argument("words", nargs="*", help="more words for the command")
     given = options.parse_args()
     from tl_lightning.record import git_state, versions
@@ -111,7 +112,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "all.csv"
     make(given.rows, file)
-    shutil.rmtree(folder / "cache", ignore_errors=True)
+    if not given.cached:
+        shutil.rmtree(folder / "cache", ignore_errors=True)
     limits = [f"trainer.limit_{stage}_batches={STEPS}" for stage in ("train", "val", "test")]
     words = [
         *(
@@ -125,7 +127,7 @@ def main() -> None:
         *(f"data.cache_dir={folder / 'cache'}", *given.words),
     ]
     found: dict[str, Any] = {}
-    for name in ("empty cache", "full cache"):
+    for name in ("full cache",) if given.cached else ("empty cache", "full cache"):
         shutil.rmtree(folder / name.split()[0], ignore_errors=True)
         found[name] = measured(words, folder / name.split()[0])
         print(name, json.dumps(found[name]), flush=True)

@@ -56,7 +56,9 @@ def near_duplicates(parts: Mapping[str, Part]) -> dict[str, int]:
     """
     if not all("signatures" in data.store for data in parts.values()):
         return {}
-    kept = {s: Taken(data.store["signatures"].reshape(len(data.store), -1), data.take) for s, data in parts.items()}
+    stores = {id(data.store): data.store for data in parts.values()}  # splits of one table share theirs
+    read = {known: store.once("signatures").reshape(len(store), -1) for known, store in stores.items()}
+    kept = {split: Taken(read[id(data.store)], data.take) for split, data in parts.items()}
     return _told(near_texts(kept, {split: data.store["hashes"][data.take] for split, data in parts.items()}), parts)
 
 

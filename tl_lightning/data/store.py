@@ -103,6 +103,10 @@ class Store:
     def __contains__(self, name: str) -> bool:
         return name in self._arrays
 
+    def once(self, name: str) -> Array:
+        """The array for one pass over it: what was read of it leaves the memory of this process with what is given."""
+        return _open(self.folder / f"{name}.bin", **self.meta["arrays"][name])
+
     @property
     def vocabulary(self) -> list[str]:
         """The labels of this split, in the order in which they were met; codes point into it."""
