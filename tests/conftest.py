@@ -61,9 +61,13 @@ Compose = Callable[..., dict[str, Any]]
 @pytest.fixture(autouse=True)
 def _nothing_left_in_the_environment() -> Iterator[None]:
     """Whatever runs in here, a process that is started afterwards must not take itself for a part of it."""
-    before = {name: value for name, value in os.environ.items() if name.startswith("TL_LIGHTNING_")}
+
+    def ours() -> dict[str, str]:
+        return {name: value for name, value in os.environ.items() if name.startswith("TL_LIGHTNING_")}
+
+    before = ours()
     yield
-    assert {name: value for name, value in os.environ.items() if name.startswith("TL_LIGHTNING_")} == before
+    assert ours() == before
 
 
 def pytest_unconfigure() -> None:

@@ -140,7 +140,7 @@ def test_the_signal_requeues_a_job_of_two_tasks_and_it_goes_on(cluster: Cluster,
     _until(lambda: read_record(folder)["status"] == "interrupted", told)
     _until(lambda: cluster.over(job), told)
     record = read_record(folder)
-    assert (record["status"], len(record["resumed"])) == ("finished", 1), _told(tmp_path)
+    assert (record["status"], len(record["resumed"])) == ("finished", 1), told()
     assert record["device"] == "2 x cpu"
     assert record["steps"] == EPOCHS * STEPS
     assert [path.name for path in tmp_path.glob("outputs/mini/*")] == [folder.name], "one run in one directory"
@@ -159,7 +159,7 @@ def test_the_copies_of_a_job_array_share_a_grid(cluster: Cluster, tiny: Tiny, tm
     job = cluster.submit(tmp_path, grid, "--array=0-1", "--ntasks=1")
     _until(lambda: cluster.over(job), told)
     records = [read_record(path.parent) for path in tmp_path.rglob("run.json")]
-    assert [record["status"] for record in records] == ["finished"] * 3, _told(tmp_path)
+    assert [record["status"] for record in records] == ["finished"] * 3, told()
     assert {next(word for word in record["overrides"] if word.startswith("seed=")) for record in records} == {
         "seed=0",
         "seed=1",
@@ -191,7 +191,7 @@ def test_cancelling_a_job_leaves_a_run_that_can_go_on(cluster: Cluster, tiny: Ti
     cluster.asked("scancel", job)  # SIGTERM, and SIGKILL some seconds later
     _until(lambda: cluster.over(job), told)
     (folder,) = (path.parent for path in tmp_path.glob("outputs/mini/*/run.json"))
-    assert read_record(folder)["status"] == "interrupted", _told(tmp_path)
+    assert read_record(folder)["status"] == "interrupted", told()
     command = [sys.executable, "-W", "ignore", "-m", "tl_lightning", *words, "resume=auto"]
     assert subprocess.run(command, cwd=tmp_path, timeout=WAIT_S, check=False).returncode == 0
     assert (read_record(folder)["status"], len(read_record(folder)["resumed"])) == ("finished", 1)

@@ -41,7 +41,7 @@ def quiet() -> Iterator[None]:
     lightning.propagate = False  # it prints by itself; Hydra's handler would print the same again
     try:
         with warnings.catch_warnings():
-            for message in (*EXPECTED, *(() if "SLURM_JOB_ID" in os.environ else (NO_JOB,))):
+            for message in EXPECTED if "SLURM_JOB_ID" in os.environ else (*EXPECTED, NO_JOB):
                 warnings.filterwarnings("ignore", message)
             yield
     finally:

@@ -24,7 +24,7 @@ sys.path.insert(0, str(HERE.parents[1]))  # run as a file
 
 from experiments.speed.common import write  # noqa: E402
 
-RESAMPLES, LEVEL = 10_000, 0.95
+RESAMPLES = 10_000
 WORDS = ("backbone=minilm_packaged", "data=text_files", "logger=csv", "trainer.enable_progress_bar=false")
 
 
@@ -57,14 +57,14 @@ def compared(found: dict[bool, dict[int, Any]]) -> dict[str, Any]:
     """Accuracies, and the interval of their difference."""
     import numpy as np
 
-    from tl_lightning.studies.spread import Arm, contrasts
+    from tl_lightning.studies.spread import Arm, contrasts, example_interval
 
     seeds = sorted(found[True])
     assert seeds == sorted(found[False]), "a run is missing"
     pairs = np.stack([found[True][seed] - found[False][seed] for seed in seeds])  # (seeds, rows)
     chance, rows = np.random.default_rng(0), pairs.shape[1]
     draws = np.stack([pairs[:, chance.integers(0, rows, rows)].mean(1) for _ in range(RESAMPLES)], axis=1)
-    over_rows = np.quantile(draws.mean(0), ((1 - LEVEL) / 2, (1 + LEVEL) / 2)).tolist()
+    over_rows = list(example_interval(draws) or ())
     (both,) = contrasts([[Arm(pairs.mean(1), draws)]], rows)
     accuracy = {str(way).lower(): [float(found[way][seed].mean()) for seed in seeds] for way in (True, False)}
     difference = {"mean": both.difference, "over_rows": over_rows, "over_seeds_and_rows": list(both.interval)}

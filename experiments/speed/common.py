@@ -84,6 +84,13 @@ def write(path: Path, **results: Any) -> None:
     path.write_text(json.dumps({**facts(), **results}, indent=2) + "\n")
 
 
+def peak_mib() -> float:
+    """The largest resident size of this process, MiB."""
+    from tl_lightning.record import peak_memory_bytes
+
+    return peak_memory_bytes()["host"] / 2**20
+
+
 @contextmanager
 def python_calls(counts: list[int]) -> Iterator[None]:
     """Append how many Python functions the block calls: the same on every machine."""

@@ -23,7 +23,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))  # run as a file
 
-from experiments.speed.common import python_calls, write  # noqa: E402
+from experiments.speed.common import peak_mib, python_calls, write  # noqa: E402
 
 SIZES, FLAT = (10_000, 100_000, 1_000_000), 1.15
 COUNTS = ("prepare_calls", "prepare_bytes", "epoch_calls", "epoch_tokens")  # per row
@@ -72,7 +72,12 @@ def prepare(folder: Path) -> dict[str, float]:
         data_of(folder)
     seconds = time.process_time() - start
     written = sum(path.stat().st_size for path in (folder / "cache").rglob("*") if path.is_file())
-    return {"prepare_calls": counts[0], "prepare_bytes": written, "prepare_cpu_us": seconds * 1e6, "peak_mib": peak()}
+    return {
+        "prepare_calls": counts[0],
+        "prepare_bytes": written,
+        "prepare_cpu_us": seconds * 1e6,
+        "peak_mib": peak_mib(),
+    }
 
 
 def epoch(folder: Path) -> dict[str, float]:
@@ -86,13 +91,6 @@ def epoch(folder: Path) -> dict[str, float]:
     seconds = time.process_time() - start
     found = {"epoch_calls": counts[0], "epoch_tokens": tokens, "epoch_cpu_us": seconds * 1e6}
     return {**found, "own_mib": own(), "mapped_mib": mapped(folder)}
-
-
-def peak() -> float:
-    """MiB."""
-    from tl_lightning.record import peak_memory_bytes
-
-    return peak_memory_bytes()["host"] / 2**20
 
 
 def own() -> float:

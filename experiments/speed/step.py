@@ -25,7 +25,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))  # run as a file
 
-from experiments.speed.common import facts  # noqa: E402
+from experiments.speed.common import facts, peak_mib  # noqa: E402
 
 WORDS = [
     "data=reviews",
@@ -176,9 +176,7 @@ def as_child(mode: str) -> None:
         _start_ours()
     else:
         (ours if mode == "memory_ours" else bare)()
-        from tl_lightning.record import peak_memory_bytes
-
-        print(peak_memory_bytes()["host"] / 2**20)
+        print(peak_mib())
 
 
 def _start_ours() -> None:

@@ -8,19 +8,17 @@ the peak of lora below the peak of full.
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))  # run as a file
 
+from experiments.speed.common import peak_mib, write  # noqa: E402
 from experiments.speed.step import MODEL, ours, parts, summary  # noqa: E402
 
 EACH_TIME = "data.cache_features=null"  # a step of a probe, not of its head alone
@@ -57,9 +55,7 @@ def as_child(name: str) -> None:
     import peft  # noqa: F401  # both sides import the same
 
     ours(MODEL, f"strategy={name}")
-    from tl_lightning.record import peak_memory_bytes
-
-    print(peak_memory_bytes()["host"] / 2**20)
+    print(peak_mib())
 
 
 def table(results: dict[str, Any]) -> str:
@@ -89,20 +85,14 @@ def main() -> None:
     given = options.parse_args()
     if given.child:
         return as_child(given.child)
-    from tl_lightning.record import git_state, versions
-
     with parts() as made:
         precision = str(made.trainer.precision)
     results = {
-        "date": time.strftime("%Y-%m-%d"),
-        "git": git_state(HERE),
-        "versions": versions(),
-        "machine": {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()},
         "precision": precision,
         "memory": summary(peaks(given.rounds)),
         "step": summary(step_times(given.rounds)),
     }
-    given.output.write_text(json.dumps(results, indent=2) + "\n")
+    write(given.output, **results)
     print(table(results))
     return None
 

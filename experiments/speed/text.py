@@ -27,7 +27,7 @@ from typing import Any, Literal, NamedTuple, cast
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))  # run as a file
 
-from experiments.speed.common import beside, in_turn, operators, options, python_calls, rounds, write  # noqa: E402
+from experiments.speed.common import beside, in_turn, operators, options, peak_mib, python_calls, rounds, write  # noqa: E402
 from experiments.speed.step import configuration, tiny  # noqa: E402
 
 BATCH, PADDED, COUNTED_STEP, LR, DECAY = 32, 128, 3, 2e-5, 0.01
@@ -298,9 +298,7 @@ def main() -> None:
         made = arms(Given(rows, others, folder, str(model), given.trial), native)
         if given.child:
             made[given.child](watch=Watch())
-            from tl_lightning.record import peak_memory_bytes
-
-            print(peak_memory_bytes()["host"] / 2**20)
+            print(peak_mib())
             return
         counts = {name: {**counted(arm), "peak_mib": 0 if given.trial else peak(name)} for name, arm in made.items()}
         sides = {name: partial(rate, arm) for name, arm in made.items()}
