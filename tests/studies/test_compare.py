@@ -18,6 +18,7 @@ from tests.studies.fabricate import OBJECTIVES, latent, outcome, write_run, writ
 from tl_lightning.errors import UserError
 from tl_lightning.record import RECORD, write_json
 from tl_lightning.studies.compare import compare_page, main
+from tl_lightning.studies.drawing import FOLD, folded
 from tl_lightning.studies.spread import seed_interval
 from tl_lightning.studies.study import study
 from tl_lightning.studies.tables import crossed_rows
@@ -110,6 +111,20 @@ def test_a_page_for_whoever_ends_a_study(tmp_path: Path) -> None:
     assert page == tmp_path / "comparison" / "comparison.html"
     assert "critical-difference diagram (accuracy) not drawn: it needs 3 groups" in page.read_text()
     assert compare_page(tmp_path) == page, "its own files are no runs"
+
+
+def test_groups_named_by_long_paths_leave_room_for_the_plots(tmp_path: Path) -> None:
+    """matplotlib warns, and draws axes of no size, where a label takes the whole width."""
+    folder = "outputs/multirun/quickstart_image/2026-11-27_10-28-27"
+    for at in range(3):
+        for seed in range(2):
+            words = {"seed": seed, "backbone.weights": f"{folder}/{at}/checkpoints/best.ckpt"}
+            write_run(tmp_path / f"{at}_{seed}", words, latent(seed, at / 2, n=50))
+    page = compare_page(tmp_path)
+    assert page.read_text().count('src="data:image/svg+xml;base64,') >= 3
+    lines = folded(folder).split("\n")
+    assert "".join(lines) == folder
+    assert max(map(len, lines)) <= FOLD
 
 
 def test_a_number_that_was_varied_gets_an_axis(tmp_path: Path) -> None:

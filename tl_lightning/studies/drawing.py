@@ -2,6 +2,7 @@
 
 import base64
 import io
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,8 @@ from matplotlib.figure import Figure
 from tl_lightning.files import aside
 
 WIDTH = 6.6  # inches, the text width of most papers
-ROW = 0.32
+ROW, LINE = 0.32, 0.16  # of a label, and of each further line of it
+FOLD = 48  # letters of a label: half the width
 # Okabe and Ito, 2008: told apart by the colour-blind too; yellow is left out on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -58,10 +60,16 @@ def look(at: int) -> dict[str, Any]:
     return {"color": COLOURS[at % len(COLOURS)], "marker": MARKERS[(at // len(COLOURS) + at) % len(MARKERS)]}
 
 
+def folded(label: str) -> str:
+    """A long label, such as one with a path in it, in lines: in one it would leave no room for the plot."""
+    return label if len(label) <= FOLD else "\n".join(textwrap.wrap(label, FOLD, break_on_hyphens=False))
+
+
 def legend(figure: Figure, axes: Axes, labels: int) -> None:
     """Below the plot, in as many columns as fit."""
     handles, names = axes.get_legend_handles_labels()
-    widest = max(map(len, names), default=1)
+    names = [folded(name) for name in names]
+    widest = max((len(line) for name in names for line in name.split("\n")), default=1)
     columns = max(1, min(6, labels, int(100 / (widest + 7))))
     if handles:
         figure.legend(handles, names, loc="outside lower center", ncols=columns)

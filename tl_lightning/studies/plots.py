@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tl_lightning.studies.drawing import GREY, ROW, legend, look, new_figure
+from tl_lightning.studies.drawing import GREY, LINE, ROW, folded, legend, look, new_figure
 from tl_lightning.studies.outcomes import Array
 from tl_lightning.studies.reading import curve
 from tl_lightning.studies.spread import Arm, Bounds, example_interval, seed_interval
@@ -26,7 +26,7 @@ def means(one: TestSet, metric: str) -> Figure:
     handles = {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=len(handles))
     axes.set_xlim(*_frame(list(arms.values())))
-    _rows(axes, list(arms))
+    _rows(figure, axes, list(arms))
     axes.set_xlabel(f"test {metric}, n = {one.examples} examples")
     return figure
 
@@ -52,8 +52,11 @@ def _frame(arms: Sequence[Arm]) -> Bounds:
     return low - 0.04 * room, high + 0.04 * room
 
 
-def _rows(axes: Axes, labels: Sequence[str]) -> None:
-    axes.set_yticks(range(len(labels)), labels)
+def _rows(figure: Figure, axes: Axes, labels: Sequence[str]) -> None:
+    """Name the rows; where the names take several lines, all rows are as high as the highest."""
+    names = [folded(label) for label in labels]
+    figure.set_figheight(figure.get_figheight() + LINE * len(names) * max(name.count("\n") for name in names))
+    axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
 
@@ -70,7 +73,7 @@ def differences(one: TestSet, metric: str) -> Figure:
         colour = "#0072B2" if clear(pair) else GREY
         axes.plot([low, high], [row, row], color=colour, lw=1.8, ls=":" if pair.contrast.one_seed else "-")
         axes.plot(by, row, "o", color=colour, mec="white", ms=7)
-    _rows(axes, [f"{pair.better}  over  {pair.worse}" for pair in pairs])
+    _rows(figure, axes, [f"{pair.better}  over  {pair.worse}" for pair in pairs])
     seeds = "; dotted: one seed, over test examples alone" if any(pair.contrast.one_seed for pair in pairs) else ""
     axes.set_xlabel(f"difference in {metric} ({unit(metric)}), 95% interval\nblue: distinguishable (Holm){seeds}")
     return figure
