@@ -77,6 +77,20 @@ def chosen_metrics(runs: Sequence[Run], asked: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def unlike_precisions(runs: Sequence[Run]) -> list[str]:
+    """A note where the hardware chose, and chose differently: no configuration tells such runs apart."""
+    kinds = _by(
+        [run for run in runs if run.config.get("trainer.precision") is None and run.record.get("precision")],
+        lambda run: str(run.record["precision"]),
+    )
+    if len(kinds) < 2:
+        return []
+    return [
+        f"computed in different precisions, as their hardware suggested, which can move a metric ({_counted(kinds)}); "
+        f"trainer.precision=32-true makes such runs alike"
+    ]
+
+
 def not_crossed(names: Sequence[str], counts: Sequence[int]) -> UserError:
     """What to say where no two groups share a test set."""
     sets = "; ".join(f"{name} ({count} runs)" for name, count in zip(names, counts, strict=True))
