@@ -3,6 +3,7 @@
 import io
 import random
 import string
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tl_lightning.data import TextFiles, duplicates
 from tl_lightning.data.duplicates import (
     BITS,
     Near,
+    Taken,
     near_images,
     near_texts,
     perceptual_hash,
@@ -75,6 +77,24 @@ def test_the_same_row_is_told_as_the_same_only() -> None:
     hashes = {"train": np.arange(100), "test": np.array([3, 1000])}
     near = near_texts({"train": signatures(train), "test": signatures([train[3], f"{train[4]}!"])}, hashes)
     assert near == {"train & test": Near(1, [(4, 1)])}
+
+
+def test_of_a_file_of_signatures_no_more_stays_mapped_than_is_looked_at(tmp_path: Path) -> None:
+    made = signatures(_texts(300))
+    (tmp_path / "signatures.bin").write_bytes(made.tobytes())
+    mapped: list[weakref.ref[Any]] = []
+
+    def opened() -> Any:
+        assert not any(one() is not None for one in mapped), "what was read before is let go of"
+        found = np.memmap(tmp_path / "signatures.bin", made.dtype, "r").reshape(made.shape)
+        mapped.append(weakref.ref(found))
+        return found
+
+    split = {"train": np.arange(0, 200), "val": np.arange(190, 300)}
+    found = near_texts({name: Taken(opened, take) for name, take in split.items()})
+    assert found == near_texts({name: made[take] for name, take in split.items()})
+    assert found["train & val"].count == 10
+    assert mapped
 
 
 def test_many_equal_rows_do_not_compare_all_with_all() -> None:

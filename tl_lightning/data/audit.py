@@ -4,14 +4,17 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
+from tl_lightning.data.base import Array
 from tl_lightning.data.duplicates import SHOWN, Near, Taken, near_images, near_texts
 from tl_lightning.data.image_likeness import alike
 from tl_lightning.data.part import Part
+from tl_lightning.data.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +59,12 @@ def near_duplicates(parts: Mapping[str, Part]) -> dict[str, int]:
     """
     if not all("signatures" in data.store for data in parts.values()):
         return {}
-    stores = {id(data.store): data.store for data in parts.values()}  # splits of one table share theirs
-    read = {known: store.once("signatures").reshape(len(store), -1) for known, store in stores.items()}
-    kept = {split: Taken(read[id(data.store)], data.take) for split, data in parts.items()}
+    kept = {split: Taken(partial(_signatures, data.store), data.take) for split, data in parts.items()}
     return _told(near_texts(kept, {split: data.store["hashes"][data.take] for split, data in parts.items()}), parts)
+
+
+def _signatures(store: Store) -> Array:
+    return store.once("signatures").reshape(len(store), -1)
 
 
 def near_images_of(parts: Mapping[str, Part]) -> dict[str, int]:

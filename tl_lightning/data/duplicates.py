@@ -103,16 +103,16 @@ class Rows(Protocol):
 
 
 class Taken:
-    """The rows ``take`` of an array, without a copy of them."""
+    """The rows ``take`` of an array in a file, opened for each look at it: what was read leaves the memory at once."""
 
-    def __init__(self, values: Array, take: Indices) -> None:
-        self._values, self._take = values, take
+    def __init__(self, opened: Callable[[], Array], take: Indices) -> None:
+        self._opened, self._take = opened, take
 
     def __len__(self) -> int:
         return len(self._take)
 
     def __getitem__(self, at: Any) -> Array:
-        rows: Array = self._values[self._take[at]]
+        rows: Array = self._opened()[self._take[at]]
         return rows
 
 

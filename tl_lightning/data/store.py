@@ -104,7 +104,7 @@ class Store:
         return name in self._arrays
 
     def once(self, name: str) -> Array:
-        """The array for one pass over it: what was read of it leaves the memory of this process with what is given."""
+        """The array opened anew: what is read of it leaves the memory of this process with what is given."""
         return _open(self.folder / f"{name}.bin", **self.meta["arrays"][name])
 
     @property
