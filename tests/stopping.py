@@ -13,18 +13,23 @@ Place = tuple[str, int]
 
 
 class StopAt(Callback):
-    """Sends this process SIGTERM at places: a hook, and the step it comes at; each place once in a process."""
+    """Sends this process SIGTERM at places, some times in a row.
+
+    A place is a hook and the step it comes at; each one counts once in a process.
+    """
 
     done: set[Place] = set()  # noqa: RUF012  # the resumed run must not stop where the first one did
 
-    def __init__(self, places: list[list[Any]]) -> None:
+    def __init__(self, places: list[list[Any]], times: int = 1) -> None:
         self.places = {(str(hook), int(step)) for hook, step in places}
+        self.times = times
 
     def _stop(self, hook: str, trainer: Trainer) -> None:
         place = (hook, trainer.global_step)
         if place in self.places - StopAt.done:
             StopAt.done.add(place)
-            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(self.times):
+                os.kill(os.getpid(), signal.SIGTERM)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop("epoch_start", trainer)
@@ -37,6 +42,18 @@ class StopAt(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop("epoch_end", trainer)
+
+
+class StopRank(StopAt):
+    """The same on one process of several."""
+
+    def __init__(self, places: list[list[Any]], rank: int) -> None:
+        super().__init__(places)
+        self.rank = rank
+
+    def _stop(self, hook: str, trainer: Trainer) -> None:
+        if trainer.global_rank == self.rank:
+            super()._stop(hook, trainer)
 
 
 class SignalOnce(Callback):

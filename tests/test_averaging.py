@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
 from tests.curves import curves
@@ -177,14 +178,14 @@ class Break(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         if trainer.current_epoch == 1 and batch_idx == 1:
-            raise Interrupted(signal.SIGTERM)
+            raise SIGTERMException
 
 
 @pytest.mark.parametrize("make", [lambda: EMA(0.9), lambda: SWA(0.3)])
 def test_a_validation_that_breaks_off_leaves_what_trains_on(make: Callable[[], Average], tmp_path: Path) -> None:
     task, trail = task_of(FineTuning(), "norm"), Trail()
     kept = [Best(MONITOR, "min", tmp_path), make(), Last(MONITOR, "min", tmp_path)]
-    with pytest.raises(Interrupted):
+    with pytest.raises(SIGTERMException):
         fit(task, batches(STEPS), EPOCHS, callbacks=[trail, Break(), *kept])
     last = _loaded(tmp_path, "last")
     assert last["global_step"] == 2 * STEPS == len(trail.weights) - 1

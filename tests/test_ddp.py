@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from tests.curves import curves
 from tests.strategy_cases import CASES
 from tl_lightning.check import check
 
@@ -145,30 +146,45 @@ def _start(folder: Path, rank: int, processes: int, port: int) -> "subprocess.Po
 
 
 def run_all(file: str) -> None:
-    """Run each configuration of a file of them in a folder beside it."""
+    """Run each configuration of a file of them in a folder beside it; one that is interrupted goes on.
+
+    Ranks that nobody but a test has started are told the folder here, as the first one tells those that it starts.
+    """
     from tl_lightning import bootstrap
+    from tl_lightning.interrupt import Interrupted
     from tl_lightning.run import run
 
     bootstrap.FEWEST = bootstrap.RESAMPLES = 5
     path = Path(file)
     for config in json.loads(path.read_text()):
-        run(config, path.parent / path.stem / config["name"])
+        folder, ended = path.parent / path.stem / config["name"], False
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            os.environ["TL_LIGHTNING_RUN_DIR"] = str(folder)
+        while not ended:
+            try:
+                run(config, folder)
+                ended = True
+            except Interrupted:
+                config["resume"] = str(folder)
+
+
+def _on_all_ranks(folder: Path, configs: list[dict[str, Any]], processes: int) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (folder / str(processes)).mkdir()
+    (folder / f"{processes}.json").write_text(json.dumps(configs))
+    ranks = [_start(folder, rank, processes, port) for rank in range(processes)]
+    for rank in ranks:
+        _, told = rank.communicate(timeout=900)
+        assert rank.returncode == 0, told
 
 
 def test_every_strategy_ends_the_same_on_both_ranks_and_in_one_process(
     without_dropout: Tiny, compose: Compose, tmp_path: Path
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     for processes in (1, 2):
-        configs = _configurations(tmp_path, without_dropout, compose, processes)
-        (tmp_path / str(processes)).mkdir()
-        (tmp_path / f"{processes}.json").write_text(json.dumps(configs))
-        ranks = [_start(tmp_path, rank, processes, port) for rank in range(processes)]
-        for rank in ranks:
-            _, told = rank.communicate(timeout=900)
-            assert rank.returncode == 0, told
+        _on_all_ranks(tmp_path, _configurations(tmp_path, without_dropout, compose, processes), processes)
     for name in ALIKE:
         alone, first, second = (
             torch.load(tmp_path / run / name / f"rank_{rank}.pt", weights_only=True)
@@ -178,3 +194,25 @@ def test_every_strategy_ends_the_same_on_both_ranks_and_in_one_process(
             assert value.dtype == torch.float64 or not value.is_floating_point()
             assert torch.equal(first[key], second[key]), f"{name}: {key} differs between the ranks"
             torch.testing.assert_close(first[key], value, atol=1e-6, rtol=0, msg=f"{name}: {key}")
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_signal_to_one_rank_changes_nothing(accumulated: int, tiny: Tiny, compose: Compose, tmp_path: Path) -> None:
+    """Batches of unlike lengths: the ranks draw unlike many numbers for dropout, so each needs its own state back."""
+    words = ["trainer.log_every_n_steps=1", f"trainer.accumulate_grad_batches={accumulated}", "data.by_length=false"]
+    straight = check(compose(*_words(tmp_path, tiny, 2), *words, "trainer.max_epochs=2", "name=straight"))
+    straight["callbacks"]["weights"] = {"_target_": "tests.stopping.Weights"}
+    stopped: dict[str, Any] = json.loads(json.dumps({**straight, "name": "stopped"}))
+    steps = 8 // accumulated  # of an epoch: 60 rows to train on, 4 in a batch of each rank
+    places = [["batch_start", 2], ["validation", steps], ["batch_start", steps], ["batch_start", steps + 2]]
+    stopped["callbacks"]["here"] = {"_target_": "tests.stopping.StopRank", "places": places, "rank": 1}
+    _on_all_ranks(tmp_path, [straight, stopped], 2)
+    one, other = (tmp_path / "2" / name for name in ("straight", "stopped"))
+    assert len(json.loads((other / "run.json").read_text())["resumed"]) == len(places)
+    logged = curves(one)
+    assert len([row for row in logged if row[1] == "train/loss"]) == 2 * steps
+    assert curves(other) == logged
+    for rank in range(2):
+        weights = [torch.load(folder / f"rank_{rank}.pt", weights_only=True) for folder in (one, other)]
+        assert [name for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])] == []
+    assert (one / "metrics.json").read_text() == (other / "metrics.json").read_text()

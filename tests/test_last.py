@@ -103,3 +103,11 @@ def test_the_last_epoch_is_always_written(
     written: Callable[..., list[int]], options: dict[str, Any], last: int
 ) -> None:
     assert written(50.0, **options) == [0, last]
+
+
+@pytest.mark.parametrize(("accumulated", "times"), [(2, 2), (3, 1)])
+def test_gradients_of_half_a_step_are_not_left_behind(
+    written: Callable[..., list[int]], accumulated: int, times: int
+) -> None:
+    """A validation after two of four batches: with three batches to a step, only the epoch's end lies between steps."""
+    assert written(0.1, accumulate_grad_batches=accumulated, val_check_interval=0.5) == sorted(ALL * times)

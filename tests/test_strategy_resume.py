@@ -91,9 +91,9 @@ def _assert_same(straight: Path, other: Path) -> None:
     assert (straight / "metrics.json").read_text() == (other / "metrics.json").read_text()
 
 
-def _stopped(config: dict[str, Any], folder: Path, places: Sequence[Place]) -> int:
-    """Run to the end in spite of being stopped; gives how often that was."""
-    disturbed = _with(config, "StopAt", places=[list(place) for place in places])
+def _stopped(config: dict[str, Any], folder: Path, places: Sequence[Place], signals: int = 1) -> int:
+    """Run to the end in spite of being stopped, by so many signals at once; gives how often that was."""
+    disturbed = _with(config, "StopAt", places=[list(place) for place in places], times=signals)
     times = 0
     while True:
         try:
@@ -154,6 +154,33 @@ def test_a_validation_broken_off_is_done_anew(
     straight, stopped = read_record(tmp_path / "straight"), read_record(tmp_path / "stopped")
     assert straight["best"] == stopped["best"]
     assert curves(tmp_path / "straight") == curves(tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("place", [("batch_start", 1), ("validation", 1), ("validation", STEPS)])
+def test_a_step_of_several_batches_is_taken_whole_or_not_at_all(
+    place: Place, configuration: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """A checkpoint holds no gradients: what is saved between two batches of one step has lost those of the first."""
+    words = ("trainer.accumulate_grad_batches=2", "data.batch_size=4", "trainer.log_every_n_steps=1")
+    # A validation after three of six batches of an epoch, with half of the second step behind it.
+    config = configuration("full", *words, "trainer.val_check_interval=0.5", "trainer.max_epochs=2")
+    run(config, tmp_path / "straight")
+    assert _stopped(config, tmp_path / "stopped", [place]) == 1
+    _assert_same(tmp_path / "straight", tmp_path / "stopped")
+    logged = curves(tmp_path / "straight")
+    assert len([row for row in logged if row[1] == "train/loss"]) == 2 * STEPS
+    assert curves(tmp_path / "stopped") == logged
+
+
+@pytest.mark.parametrize("place", [("batch_start", 1), ("validation", STEPS), ("batch_start", STEPS + 1)])
+def test_a_second_signal_ends_within_a_step_and_leaves_no_half_of_it(
+    place: Place, configuration: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    config = configuration("full", "trainer.max_epochs=2", "trainer.log_every_n_steps=1")
+    run(config, tmp_path / "straight")
+    assert _stopped(config, tmp_path / "stopped", [place], signals=2) == 1
+    _assert_same(tmp_path / "straight", tmp_path / "stopped")
+    assert curves(tmp_path / "stopped") == curves(tmp_path / "straight")
 
 
 @pytest.mark.slow

@@ -11,9 +11,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import distributed
 
 from tl_lightning.finite import NotFiniteError
-from tl_lightning.interrupt import Interrupted
+from tl_lightning.length import between_steps
 
 Mode = Literal["min", "max"]
 CHEAP_S, SHARE = 0.5, 0.05  # a write of last.ckpt that never waits, and what others may take of the time
@@ -115,8 +116,8 @@ class Last(Checkpoint):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save in mid-epoch; at its end ``on_train_epoch_end`` follows at once."""
-        if trainer.state.fn == "fit" and not trainer.is_last_batch:
+        """Save in mid-epoch, but not within a step; at an epoch's end ``on_train_epoch_end`` follows at once."""
+        if trainer.state.fn == "fit" and not trainer.is_last_batch and between_steps(trainer):
             self._save_if_due(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -124,8 +125,11 @@ class Last(Checkpoint):
         self._save_if_due(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save where a signal ended the training, or a step that was not taken."""
-        if trainer.state.fn == "fit" and isinstance(exception, (Interrupted, SIGTERMException, NotFiniteError)):
+        """Save where a signal ended the training between two steps, or a step was not taken.
+
+        Not where a second signal ended it at once: that may be within a step, and what was saved before is exact.
+        """
+        if trainer.state.fn == "fit" and isinstance(exception, (SIGTERMException, NotFiniteError)):
             self._broken_off = trainer.validating
             self._save(trainer)
 
@@ -179,13 +183,25 @@ def early_stopping(monitor: str, mode: Mode, folder: Path, patience: int = 3, mi
 
 
 class RandomState(Callback):
-    """Stores the random states with a checkpoint and brings them back, so that a resume is exact."""
+    """Stores the random states of all processes with a checkpoint and brings them back, so that a resume is exact.
+
+    They draw the same numbers only as long as their batches have the same shapes.
+    """
 
     def __init__(self) -> None:
-        self._loaded: dict[str, Any] | None = None
+        self._loaded: list[dict[str, Any]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The states as plain containers and tensors, which load under ``weights_only``."""
+        """The states as plain containers and tensors, which load under ``weights_only``; all processes ask together."""
+        own = self._own()
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return {"ranks": [own]}
+        ranks = [own] * distributed.get_world_size()
+        distributed.all_gather_object(ranks, own)
+        return {"ranks": ranks}
+
+    @staticmethod
+    def _own() -> dict[str, Any]:
         drawn = np.random.get_state(legacy=False)  # noqa: NPY002
         assert isinstance(drawn, dict)
         words, position = drawn["state"]["key"].tolist(), drawn["state"]["pos"]
@@ -198,19 +214,20 @@ class RandomState(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the states until training starts."""
-        self._loaded = state_dict
+        self._loaded = state_dict["ranks"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring them back last of all: building and loading have drawn numbers."""
-        if self._loaded is None:
+        if not self._loaded:
             return
-        version, words, gauss = self._loaded["python"]
+        own = self._loaded[trainer.global_rank if len(self._loaded) == trainer.world_size else 0]
+        version, words, gauss = own["python"]
         random.setstate((version, tuple(words), gauss))
-        np.random.set_state(self._loaded["numpy"])  # noqa: NPY002
-        torch.set_rng_state(self._loaded["torch"].cpu())
-        if len(self._loaded["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all([state.cpu() for state in self._loaded["cuda"]])
-        self._loaded = None
+        np.random.set_state(own["numpy"])  # noqa: NPY002
+        torch.set_rng_state(own["torch"].cpu())
+        if len(own["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([state.cpu() for state in own["cuda"]])
+        self._loaded = []
 
 
 class Pruning(Callback):

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from tl_lightning import slurm
+from tl_lightning.length import between_steps
 from tl_lightning.ranks import Others
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -27,31 +28,24 @@ class Interrupted(BaseException):
 
 
 class StopAtStep(Callback):
-    """Leaves a signal that comes inside Lightning's loops to Lightning, which ends them between two steps on all ranks.
+    """Ends Lightning's loops between two optimizer steps or two batches of an evaluation, on all processes alike.
 
-    Lightning listens to SIGTERM alone, so Ctrl-C is passed on as one.  Outside the loops, and at the second signal,
-    the run ends at once.  Where there are several processes they agree before each step: Lightning's own handler
-    would talk to the others at any moment, in between whatever they are saying.
+    Outside the loops, and at the second signal, the run ends at once.  Lightning's own handler listens to SIGTERM
+    alone, ends amid the gradients that a step accumulates, and in one of several processes talks to the others at any
+    moment, in between whatever they are saying: it is not used in the loops.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
         self.in_loop = False
-        self._passing_on = False
-        self._among_others = False
+        self._between_steps = True
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
         """The signal handler."""
-        if self._passing_on:
-            return
         again = self.signum is not None
         self.signum = signum
         if again or not self.in_loop:
             raise Interrupted(signum)
-        if signum != signal.SIGTERM and not self._among_others:
-            self._passing_on = True
-            signal.raise_signal(signal.SIGTERM)
-            self._passing_on = False
 
     def check(self) -> None:
         """End the run if a signal came too late for the loop to end."""
@@ -60,30 +54,42 @@ class StopAtStep(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave signals to the loop."""
-        self.in_loop, self._among_others = True, trainer.world_size > 1
-        if self._among_others:
-            signal.signal(signal.SIGTERM, self.receive)  # Lightning brings the earlier handler back after the fit
+        self._between_steps = True
+        self._enter()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave signals to the loop."""
-        self.in_loop, self._among_others = True, False
+        self._enter()
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Before a step, whose batch is kept for the resume."""
-        if self._agreed(trainer):
-            trainer.train_dataloader.take_back()  # type: ignore[union-attr]
-            raise SIGTERMException
+    def _enter(self) -> None:
+        self.in_loop = True
+        signal.signal(signal.SIGTERM, self.receive)  # Lightning has set its own, and brings the earlier one back
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Have Lightning end once it has counted the batch, and closed the epoch if that was its last."""
+        self._between_steps = between_steps(trainer)
+        if self._between_steps and self._agreed(trainer):
+            trainer._signal_connector.received_sigterm = True  # what its own handler does, and its loops look at
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
         """In a validation, which is done anew after the resume."""
+        if self._between_steps and self._agreed(trainer):
+            raise SIGTERMException
+
+    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
+        """In the test, which is done anew after the resume."""
         if self._agreed(trainer):
             raise SIGTERMException
 
     def _agreed(self, trainer: Trainer) -> bool:
         """Whether all processes end here, whichever of them the signal came to."""
-        if not self._among_others or trainer.sanity_checking:
+        if not self.in_loop or trainer.sanity_checking:
             return False
-        ends = trainer.strategy.reduce_boolean_decision(self.signum is not None, all=False)
+        ends = self.signum is not None
+        if trainer.world_size > 1:
+            ends = trainer.strategy.reduce_boolean_decision(ends, all=False)
         self.signum = self.signum or (signal.SIGTERM if ends else None)
         return ends
 
@@ -95,7 +101,7 @@ class StopAtStep(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The loop is over."""
-        self.in_loop = self._among_others = False
+        self.in_loop = False
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The loop is over."""

@@ -50,6 +50,12 @@ def at_log_step(trainer: Trainer, steps: int) -> bool:
     return steps % (trainer.log_every_n_steps or 1) == 0  # type: ignore[attr-defined]
 
 
+def between_steps(trainer: Trainer) -> bool:
+    """Whether the batch that was last begun ends an optimizer step, so that no gradients wait for further batches."""
+    taken = trainer.fit_loop.batch_idx + 1
+    return trainer.is_last_batch or taken % trainer.accumulate_grad_batches == 0
+
+
 def limited(batches: int, limit: float | None) -> int:
     """How many of an epoch's batches are used under ``limit_train_batches``: a number of them, or a share."""
     if limit is None:

@@ -57,10 +57,6 @@ class ExactLoader(DataLoader[Batch]):
     def _advance(self, sampler: SeededBatchSampler) -> None:
         sampler.set_epoch(self._epoch + 1)
 
-    def take_back(self) -> None:
-        """The last batch was not used: it comes again after a resume."""
-        self._handed_out -= 1
-
     def state_dict(self) -> dict[str, int]:
         """The epoch, and the batches of it that were handed out."""
         return {"epoch": self._epoch, "batches": self._handed_out}
