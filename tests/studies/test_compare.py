@@ -130,8 +130,9 @@ def test_groups_named_by_long_paths_leave_room_for_the_plots(tmp_path: Path) -> 
 def test_precisions_that_the_hardware_chose_are_told_where_they_differ(tmp_path: Path) -> None:
     write_study(tmp_path, {"full": 2.0, "linear_probe": 0.0}, seeds=3)
     folders = sorted(tmp_path.glob("*/run.json"))
-    for at, path in enumerate(folders):
-        _edit(path.parent, lambda r, at=at: r.update(precision="bf16-mixed" if at == 2 else "32-true"))
+    for path in folders:
+        _edit(path.parent, lambda r: r.update(precision="32-true"))
+    _edit(folders[2].parent, lambda r: r.update(precision="bf16-mixed"))
     told = [note for note in study([tmp_path]).notes if "bf16-mixed: " in note]
     assert len(told) == 1
     assert f"bf16-mixed: {folders[2].parent})" in told[0]

@@ -1,7 +1,6 @@
 """The flat arrays of one split on disk: written as a stream, read through memory maps."""
 
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -13,9 +12,9 @@ import pyarrow as pa
 from tl_lightning.data.base import Array, Indices
 from tl_lightning.data.checksums import opened, sealed
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the files change their meaning: older caches are then built again."""
-META, TEXTS = "meta.json", "texts.arrow"
+META, TEXTS, ENDS = "meta.json", "texts.arrow", "text_ends"
 _TEXT_SCHEMA = pa.schema([("text", pa.large_string()), ("pair", pa.large_string())])
 
 
@@ -31,6 +30,7 @@ class Writer:
         self._arrays: dict[str, dict[str, Any]] = {}
         self._sink = pa.OSFile(str(folder / TEXTS), "wb")
         self._texts = pa.ipc.new_file(self._sink, _TEXT_SCHEMA)
+        self._count = 0  # of texts
 
     def __enter__(self) -> "Writer":
         return self
@@ -56,6 +56,8 @@ class Writer:
             pa.array([None] * len(texts) if pairs is None else pairs, pa.large_string()),
         ]
         self._texts.write_batch(pa.record_batch(columns, schema=_TEXT_SCHEMA))
+        self._count += len(texts)
+        self.add(ENDS, [self._count], np.int64)
 
     def finish(self, **meta: Any) -> None:
         """Closes the arrays and writes the description, with `meta` in it."""
@@ -120,19 +122,17 @@ class Store:
         return [text if pair is None else f"{text} | {pair}" for text, pair in self._cells(at)]
 
     def _cells(self, at: Indices) -> Iterator[tuple[str, str | None]]:
-        """From the batches that hold them alone: Arrow's take of a whole table copies all its texts into memory."""
-        numbers = np.searchsorted(self._ends, at, "right")
+        """From the batches that hold them alone: Arrow's take of a whole table copies all its texts into memory.
+
+        Where each batch ends is stored beside them: asking all of them maps a part of each.
+        """
+        ends = self._arrays.get(ENDS, np.empty(0, np.int64))
+        numbers = np.searchsorted(ends, at, "right")
         batches = {number: self._texts.get_batch(number) for number in set(numbers.tolist())}
         for number, row in zip(numbers.tolist(), at.tolist(), strict=True):
             batch = batches[number]
-            place = row - int(self._ends[number]) + batch.num_rows
+            place = row - int(ends[number]) + batch.num_rows
             yield batch["text"][place].as_py(), batch["pair"][place].as_py()
-
-    @cached_property
-    def _ends(self) -> Indices:
-        """How many rows stand in each batch of texts and before it."""
-        count = self._texts.num_record_batches
-        return np.cumsum([self._texts.get_batch(number).num_rows for number in range(count)])
 
 
 class TokenStore(Store):
