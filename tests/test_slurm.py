@@ -219,5 +219,4 @@ def test_two_tasks_of_one_srun_are_one_run_through_a_requeue(tiny: Tiny, tmp_pat
         process.communicate(timeout=600)
     (undisturbed,) = (path.parent for path in tmp_path.glob("outputs/straight/*/run.json"))
     assert _same_weights(undisturbed, folder), "no batch was left out or taken twice"
-    judged = [curves(path) for path in (folder, undisturbed)]
-    assert judged[0] == judged[1]
+    assert curves(folder) == curves(undisturbed)

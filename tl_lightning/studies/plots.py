@@ -55,7 +55,8 @@ def _frame(arms: Sequence[Arm]) -> Bounds:
 def _rows(figure: Figure, axes: Axes, labels: Sequence[str]) -> None:
     """Name the rows; where the names take several lines, all rows are as high as the highest."""
     names = [folded(label) for label in labels]
-    figure.set_figheight(figure.get_figheight() + LINE * len(names) * max(name.count("\n") for name in names))
+    more = max((name.count("\n") for name in names), default=0)
+    figure.set_figheight(figure.get_figheight() + LINE * len(names) * more)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
