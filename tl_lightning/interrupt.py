@@ -38,7 +38,6 @@ class StopAtStep(Callback):
     def __init__(self) -> None:
         self.signum: int | None = None
         self.in_loop = False
-        self._between_steps = True
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
         """The signal handler."""
@@ -54,7 +53,6 @@ class StopAtStep(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave signals to the loop."""
-        self._between_steps = True
         self._enter()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -69,13 +67,12 @@ class StopAtStep(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Have Lightning end once it has counted the batch, and closed the epoch if that was its last."""
-        self._between_steps = between_steps(trainer)
-        if self._between_steps and self._agreed(trainer):
+        if between_steps(trainer) and self._agreed(trainer):
             trainer._signal_connector.received_sigterm = True  # what its own handler does, and its loops look at
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
         """In a validation, which is done anew after the resume."""
-        if self._between_steps and self._agreed(trainer):
+        if between_steps(trainer) and self._agreed(trainer):
             raise SIGTERMException
 
     def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
