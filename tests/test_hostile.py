@@ -18,9 +18,10 @@ from tests.hub_server import Hub
 from tl_lightning.check import check
 from tl_lightning.checkpoints import AsideCheckpointIO
 from tl_lightning.errors import UserError
-from tl_lightning.guard import environment, is_secret, redacted
+from tl_lightning.guard import environment, is_secret, redacted, refuse
 from tl_lightning.record import RECORD, read_record
 from tl_lightning.run import run
+from tl_lightning.studies import wise_ft
 from tl_lightning.targets import ALLOW_VARIABLE, locate
 
 Tiny = Callable[[str], Path]
@@ -108,6 +109,24 @@ HYDRA: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "log formatter": lambda evil: {"job_logging": {"formatters": {"simple": {"()": "zipfile.ZipFile"}}}},
     "log stream": lambda evil: {"hydra_logging": {"handlers": {"console": {"stream": "ext://os.system"}}}},
     "wider allowlist": lambda evil: {"job": {"env_set": {ALLOW_VARIABLE: "zipfile"}}},
+    "callback that a plug-in merely imports": lambda evil: {
+        "callbacks": {
+            "evil": {
+                "_target_": "hydra._internal.core_plugins.basic_sweeper.OmegaConf.save",
+                "config": {},
+                "f": evil["file"],
+            }
+        }
+    },
+    "callback that one of our modules imports": lambda evil: {
+        "callbacks": {
+            "evil": {"_target_": "tl_lightning.studies.apart.subprocess.Popen", "args": ["touch", evil["file"]]}
+        }
+    },
+    "log file elsewhere": lambda evil: {
+        "job_logging": {"handlers": {"file": {"mode": "a", "delay": False, "filename": evil["file"]}}}
+    },
+    "library of a communication": lambda evil: {"job": {"env_set": {"NCCL_NET_PLUGIN": evil["file"]}}},
     "shell of a launcher": lambda evil: {
         "launcher": {"setup": [f"touch {evil['file']}"]},
         "defaults": [{"override /hydra/launcher": "submitit_slurm"}],
@@ -133,18 +152,78 @@ def test_hydra_itself_makes_nothing_foreign(how: str, mode: str, compose: Compos
     config["data"]["evil"] = _touch(proof)
     hydra = {**HYDRA[how](_touch(proof)), "mode": mode}
     folder = _stored(tmp_path / "stored", config, hydra)
-    script = (
-        "import sys; from tl_lightning.__main__ import main;"
-        f"sys.argv = ['tl_lightning', '--config-path', {str(folder)!r}, '--config-name', 'config']; main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False, cwd=tmp_path
-    )
+    done = _main(["--config-path", str(folder), "--config-name", "config"], tmp_path)
     assert not proof.exists(), done.stderr
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert "Hydra's part of the configuration is refused" in done.stderr or "object_type=Basic" in done.stderr
     assert not (tmp_path / "outputs").exists()
+
+
+NOTHING: dict[str, Any] = {}
+SLURM = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
+LAUNCHERS: dict[str, dict[str, Any]] = {
+    "shell after a job": {"_target_": SLURM, "teardown": ["touch proof"]},
+    "words of srun": {"_target_": SLURM, "srun_args": ["--task-prolog=proof"]},
+    "program of sbatch": {"_target_": SLURM, "additional_parameters": {"task_prolog": "proof"}},
+    "line in a key": {"_target_": SLURM, "additional_parameters": {"comment\ntouch proof\n#": 1}},
+    "line in a key of ours": {"_target_": SLURM, "comment\ntouch proof": 1},
+    "line in a value": {"_target_": SLURM, "comment": "a\ntouch proof"},
+    "line in a list": {"_target_": SLURM, "additional_parameters": {"comment": ["a\ntouch proof"]}},
+    "line by interpolation": {"_target_": SLURM, "comment": "a ${broken} b"},
+    "line by a resolver": {"_target_": SLURM, "comment": "a ${oc.decode:${broken}} b"},
+    "expression": {
+        "_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+        "pre_dispatch": "f()",
+    },
+    "backend": {"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "backend": "mine"},
+    "another plug-in": {"_target_": "hydra_plugins.hydra_other.Launcher"},
+    "a part inside": {"_target_": SLURM, "additional_parameters": {"x": {"_target_": SLURM}}},
+}
+
+
+@pytest.mark.parametrize("what", LAUNCHERS)
+def test_a_launcher_gets_no_shell_from_a_file(what: str) -> None:
+    with pytest.raises(UserError, match=r"Hydra's part of the configuration is refused:\n  hydra\.launcher"):
+        refuse({"launcher": LAUNCHERS[what]}, [], {"broken": "x\ntouch proof"}.get)
+
+
+def test_what_is_typed_for_a_launcher_is_the_users() -> None:
+    node = {"_target_": SLURM, "setup": ["ls"], "srun_args": ["-v"], "additional_parameters": {"prolog": "x", "qos": 1}}
+    typed = ["hydra.launcher.setup=[ls]", "+hydra.launcher.srun_args=[-v]"]
+    with pytest.raises(UserError, match=r"refused:\n  hydra.launcher.additional_parameters.prolog: .*line only$"):
+        refuse({"launcher": node}, typed, NOTHING.get)
+    refuse({"launcher": node}, [*typed, "+hydra.launcher.additional_parameters.prolog=x"], NOTHING.get)
+
+
+@pytest.mark.parametrize("file", ["${hydra.runtime.output_dir}/${hydra.job.name}.log", "${hydra.sweep.dir}/a.b-1.log"])
+def test_a_log_may_stand_in_the_folder_of_a_run(file: str) -> None:
+    refuse({"job_logging": {"handlers": {"file": {"filename": file}}}}, [], {"hydra.job.name": "mine"}.get)
+    for elsewhere in ("/tmp/a.log", f"{file}/../b.log", file.replace(".log", ".sh"), file.replace("/", "/../")):
+        with pytest.raises(UserError, match="a log stands in the folder of the run"):
+            refuse({"job_logging": {"handlers": {"f": {"filename": elsewhere}}}}, [], {"hydra.job.name": "mine"}.get)
+
+
+def test_a_package_on_the_search_path_is_not_imported(compose: Compose, tmp_path: Path) -> None:
+    proof = tmp_path / "proof"
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign/__init__.py").write_text(f"open({str(proof)!r}, 'w').close()")
+    folder = _stored(tmp_path / "stored", compose("experiment=bert_sst2"), {"searchpath": ["pkg://foreign"]})
+    words = ["--config-path", str(folder), "--config-name", "config", "--cfg", "job"]
+    done = _main(words, tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "hydra.searchpath: pkg://foreign would be imported" in done.stderr
+    assert not proof.exists()
+    assert _main(words, tmp_path, TL_LIGHTNING_ALLOW="foreign").returncode == 0
+    assert proof.exists()
+
+
+def _main(words: list[str], cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    script = f"import sys; from tl_lightning.__main__ import main; sys.argv = ['tl_lightning', *{words!r}]; main()"
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True, text=True, timeout=100, check=False, cwd=cwd, env={**os.environ, **env},
+    )  # fmt: skip
 
 
 def test_what_hydra_and_its_launchers_need_is_allowed(compose: Compose) -> None:
@@ -251,6 +330,21 @@ def test_a_run_directory_with_a_link_that_leads_out_is_not_resumed(
     run({**config, "resume": "auto"}, tmp_path / "mini/new")
     assert read_record(tmp_path / "mini/new")["status"] == "finished", "auto leaves it alone and starts a run"
     assert outside.stat().st_mtime_ns == before
+
+
+def test_a_stored_configuration_that_names_a_method_is_not_read_by_a_command(
+    finished: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    folder, kept = tmp_path / "run", tmp_path / "kept"
+    shutil.copytree(finished[1], folder)
+    kept.mkdir()
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    method = "lightning.pytorch.plugins.TorchCheckpointIO.remove_checkpoint"
+    config["trainer"]["plugins"] = [{"_target_": method, "self": None, "path": str(kept)}]
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match=f"{method} is outside what a configuration may call"):
+        wise_ft.main([f"run={folder}"])
+    assert kept.is_dir()
 
 
 def test_a_run_directory_that_is_itself_reached_by_a_link_is_resumed(

@@ -13,6 +13,7 @@ from torch import Tensor
 from tl_lightning.callbacks import Best
 from tl_lightning.errors import UserError
 from tl_lightning.norms import refresh
+from tl_lightning.parts import part
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +125,7 @@ class Average(Checkpoint):
         self.count, self._step, self._values = (state_dict[key] for key in ("count", "step", "values"))
 
 
+@part("average")
 class EMA(Average):
     """An exponential moving average, taken at every step (Polyak and Juditsky, 1992; Tarvainen and Valpola, 2017).
 
@@ -156,6 +158,7 @@ class EMA(Average):
         torch._foreach_lerp_(values, current, 1 - decay)
 
 
+@part("average")
 class SWA(Average):
     """The plain mean of the weights at the end of each epoch from a share of the training on (Izmailov et al., 2018).
 

@@ -15,11 +15,13 @@ from torch import distributed
 
 from tl_lightning.finite import NotFiniteError
 from tl_lightning.length import between_steps
+from tl_lightning.parts import part
 
 Mode = Literal["min", "max"]
 CHEAP_S, SHARE = 0.5, 0.05  # a write of last.ckpt that never waits, and what others may take of the time
 
 
+@part("callbacks")
 class Best(ModelCheckpoint):
     """Keeps ``best.ckpt``: the weights of the best validation so far."""
 
@@ -78,6 +80,7 @@ class Best(ModelCheckpoint):
         return {**state, **paths, "best_k_models": kept, "dirpath": self.dirpath}
 
 
+@part("callbacks")
 class Last(Checkpoint):
     """Keeps ``last.ckpt``, all that a resume needs: after each validation and epoch, and on an interruption.
 
@@ -177,11 +180,13 @@ def _settled(trainer: Trainer, pl_module: LightningModule) -> bool:
     return bool(trainer.current_epoch >= pl_module.strategy.settled_at)  # type: ignore[operator, union-attr]
 
 
+@part("callbacks")
 def early_stopping(monitor: str, mode: Mode, folder: Path, patience: int = 3, min_delta: float = 0.0) -> EarlyStopping:
     """Stop once ``monitor`` has not gained ``min_delta`` over ``patience`` validations."""
     return Patience(monitor, mode=mode, patience=patience, min_delta=min_delta)
 
 
+@part("callbacks")
 class RandomState(Callback):
     """Stores the random states of all processes with a checkpoint and brings them back, so that a resume is exact.
 

@@ -11,9 +11,7 @@ from tl_lightning.config import RunConfig
 from tl_lightning.errors import UserError
 from tl_lightning.grid_faults import grid_faults
 from tl_lightning.targets import (
-    ALLOWED,
     NOT_TAKEN,
-    ROOMS,
     SPECIAL,
     SUPPLIED,
     complete,
@@ -138,7 +136,7 @@ def _part_faults(path: str, node: Mapping[str, Any], group: str) -> Iterator[str
         yield f"{path} has no _target_"
         yield from _inner_faults(path, node)
         return
-    faults = list(_node_faults(path, node, ROOMS.get(group, ALLOWED)))
+    faults = list(_node_faults(path, node, group))
     yield from faults
     if faults or group not in (*SUPPLIED, "backbone", "objective", "strategy"):
         return
@@ -152,13 +150,13 @@ def _part_faults(path: str, node: Mapping[str, Any], group: str) -> Iterator[str
             yield f"{path}._target_={node['_target_']}: this takes no {', '.join(lacking)}, which a run hands to it"
 
 
-def _node_faults(path: str, node: Mapping[str, Any], rooms: tuple[str, ...] = ALLOWED) -> Iterator[str]:
+def _node_faults(path: str, node: Mapping[str, Any], group: str = "") -> Iterator[str]:
     target = node["_target_"]
     if not isinstance(target, str):
         yield f"{path}._target_={_short(target)}: the dotted name of a class or function is expected"
         return
     try:
-        part = locate(target, rooms)
+        part = locate(target, group)
     except UserError as fault:
         yield f"{path}._target_: {fault}"
         return

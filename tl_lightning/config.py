@@ -91,6 +91,14 @@ class GuardedLoader(ConfigLoaderImpl):
         guard.refuse(node, overrides, lambda path: _selected(config, path))
         return config
 
+    def _process_config_searchpath(self, config_name: str | None, parsed_overrides: list[Any], repo: Any) -> None:
+        """Before any folder or package that a configuration names is read."""
+        found = repo.load_config(config_path=config_name) if config_name is not None else None
+        paths = OmegaConf.select(found.config, "hydra.searchpath") if found is not None else None
+        typed = [override.input_line for override in parsed_overrides]
+        guard.refuse_packages([path for path in paths or () if isinstance(path, str)], typed)
+        super()._process_config_searchpath(config_name, parsed_overrides, repo)
+
 
 def _selected(config: DictConfig, path: str) -> Any:
     try:

@@ -10,20 +10,31 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tl_lightning.errors import UserError
-from tl_lightning.targets import ALLOW_VARIABLE, allowed_by_user, within
+from tl_lightning.launchers import DOTTED, is_typed, launcher_faults
+from tl_lightning.targets import ALLOW_VARIABLE, allowed_by_user, locate, named, within
 
 SECRET = re.compile(r"(?:KEYS?|TOKENS?|PASSWD|PASS|CREDENTIALS?|NETRC|AUTH|DSN)$|_(?:KEY|TOKEN)_|SECRET|PASSWORD", re.I)
 CLOUD = "AWS_"  # none of these is for a configuration
-SETTABLE = ("CUDA_", "OMP_", "MKL_", "NCCL_", "GLOO_", "TOKENIZERS_")  # by hydra.job.env_set
-PLUGINS = ("hydra_plugins", "hydra._internal.core_plugins", "hydra.experimental.callbacks", "tl_lightning.studies")
-MADE = ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging")
+SETTABLE = frozenset(
+    {
+        *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG"),
+        *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "TOKENIZERS_PARALLELISM", "GLOO_SOCKET_IFNAME"),
+        *("OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+        *("NCCL_DEBUG", "NCCL_DEBUG_SUBSYS", "NCCL_SOCKET_IFNAME", "NCCL_IB_DISABLE", "NCCL_IB_HCA"),
+        *("NCCL_P2P_DISABLE", "NCCL_P2P_LEVEL", "NCCL_SHM_DISABLE"),
+    }
+)
+"""By hydra.job.env_set.  No others: libraries of the same families load what some of their variables name."""
+LOGS = ("job_logging", "hydra_logging")
+MADE = ("callbacks", "launcher", "sweeper", *LOGS)
+MAKES = re.compile(r"(hydra\.launcher|hydra\.sweeper)\._target_|(hydra\.callbacks)\.\w+\._target_")
+FOLDERS = ("${hydra.runtime.output_dir}", "${hydra.sweep.dir}")
 LOGGING = {
     *("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler", "logging.Formatter"),
     "colorlog.ColoredFormatter",
 }
 STREAMS = {"ext://sys.stdout", "ext://sys.stderr"}
 WHOLE = re.compile(r"\s*\$\{.*\}\s*", re.DOTALL)  # can become a node; with text around it, it stays text
-DOTTED = re.compile(r"\$\{[\w.]+\}")
 
 
 def environment(name: str, *default: Any) -> str | None:
@@ -69,20 +80,38 @@ def refuse(node: Mapping[str, Any], typed: Sequence[str], select: Callable[[str]
     Raises:
         UserError: Hydra would run something else than itself, its plug-ins and what the user allows.
     """
-    launcher, forged = node.get("launcher") or {}, (node.get("overrides") or {}).get("hydra") or []
-    shell = launcher.get("setup") and not any("hydra.launcher.setup=" in word for word in typed)
+    forged = (node.get("overrides") or {}).get("hydra") or []
     faults = [
         *(fault for name in MADE for fault in _faults(f"hydra.{name}", node.get(name), select)),
+        *(fault for name in LOGS for fault in _file_faults(f"hydra.{name}", node.get(name), typed, select)),
+        *launcher_faults(node.get("launcher") or {}, typed, select),
         *(
-            f"hydra.job.env_set.{name}: a configuration sets {', '.join(SETTABLE)}... only"
+            f"hydra.job.env_set.{name}: a configuration sets one of {', '.join(sorted(SETTABLE))} only"
             for name in node.get("job", {}).get("env_set") or {}
-            if not str(name).startswith(SETTABLE)
+            if name not in SETTABLE
         ),
         *(f"hydra.overrides.hydra: {word!r} was not typed" for word in forged if word not in typed),
-        *(["hydra.launcher.setup: shell commands are taken from the command line only"] if shell else []),
     ]
     if faults:
         raise UserError("Hydra's part of the configuration is refused:\n" + "\n".join(f"  {f}" for f in faults))
+
+
+def refuse_packages(paths: Sequence[str], typed: Sequence[str]) -> None:
+    """Look at ``hydra.searchpath``: Hydra imports the packages that it names in order to read their files.
+
+    Raises:
+        UserError: a package of somebody else's, which was not typed.
+    """
+    if is_typed("hydra.searchpath", typed):
+        return
+    own = ("hydra.conf", "tl_lightning.conf", *allowed_by_user())
+    for path in paths:
+        package = path.removeprefix("pkg://").replace("/", ".")
+        if path.startswith("pkg://") and not within(package, own):
+            raise UserError(
+                f"hydra.searchpath: {path} would be imported; a folder is read without that"
+                f" ({ALLOW_VARIABLE}=PACKAGE in the environment allows more)"
+            )
 
 
 def _faults(path: str, value: Any, select: Callable[[str], Any]) -> Iterator[str]:
@@ -99,23 +128,47 @@ def _faults(path: str, value: Any, select: Callable[[str], Any]) -> Iterator[str
 
 def _named_faults(path: str, key: str, value: Any) -> Iterator[str]:
     logging = "_logging." in path
-    if key == "_target_" and (not isinstance(value, str) or not _may_be_made(path, value)):
-        yield f"{path}: {value} is none of Hydra's plug-ins ({ALLOW_VARIABLE}=PACKAGE in the environment allows more)"
+    if key == "_target_":
+        yield from _target_faults(path, value)
     elif logging and key in ("()", "class") and value not in LOGGING:
         yield f"{path}: {value} is none of {', '.join(sorted(LOGGING))}"
     elif logging and key == "mode" and value != "a":
         yield f"{path}={value}: a log is appended to (a)"
 
 
-def _may_be_made(path: str, target: str) -> bool:
-    names = target.split(".")
-    public = not any(name.startswith("_") and name != "_internal" for name in names)
-    return public and within(target, (*PLUGINS, *allowed_by_user()))
+def _target_faults(path: str, target: Any) -> Iterator[str]:
+    """By the rule for all nodes; Hydra makes its own before the rest of the configuration is looked at."""
+    found = MAKES.fullmatch(path)
+    if not isinstance(target, str) or found is None:
+        yield f"{path}: {target} is none of Hydra's plug-ins, which stand at the top of its nodes"
+    elif target not in named(
+        kind := found[1] or found[2]
+    ):  # what is named is imported by Hydra, and only if it is used
+        try:
+            locate(target, kind)
+        except UserError as fault:
+            yield f"{path}: {fault}"
+
+
+def _file_faults(path: str, node: Any, typed: Sequence[str], select: Callable[[str], Any]) -> Iterator[str]:
+    """Log files elsewhere than in a run's own folder: what is appended to others may be run one day."""
+    handlers = node.get("handlers") if isinstance(node, Mapping) else None
+    for name, handler in handlers.items() if isinstance(handlers, Mapping) else ():
+        file = handler.get("filename") if isinstance(handler, Mapping) else None
+        where = f"{path}.handlers.{name}.filename"
+        if file is not None and not is_typed(where, typed) and not _is_log(str(file), select):
+            yield f"{where}={file}: a log stands in the folder of the run (${{hydra.runtime.output_dir}}/NAME.log)"
+
+
+def _is_log(file: str, select: Callable[[str], Any]) -> bool:
+    folder = next((folder for folder in FOLDERS if file.startswith(f"{folder}/")), None)
+    if folder is None:
+        return False
+    name = DOTTED.sub(lambda found: str(select(found[1])), file.removeprefix(f"{folder}/"))
+    return re.fullmatch(r"[\w.-]+\.log", name) is not None
 
 
 def _text_faults(path: str, value: str, select: Callable[[str], Any]) -> Iterator[str]:
-    if "\n" in value and path.startswith("hydra.launcher."):
-        yield f"{path}: holds a line break"
     if WHOLE.fullmatch(value):
         if not DOTTED.fullmatch(value.strip()):
             yield f"{path}={value}: only the path of another value may stand here, such as ${{hydra.job.name}}"

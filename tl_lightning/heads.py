@@ -6,6 +6,8 @@ crossed, of which ``val`` chooses one.
 
 from torch import nn
 
+from tl_lightning.parts import part
+
 INIT_STD = 0.02  # as BERT initialises its classifier (Devlin et al., 2019, arXiv:1810.04805)
 
 
@@ -16,6 +18,7 @@ def _linear(features: int, outputs: int) -> nn.Linear:
     return layer
 
 
+@part("head")
 class Linear(nn.Sequential):
     """Dropout and one linear layer: ``(B, D) -> (B, num_outputs)``."""
 
@@ -31,6 +34,7 @@ class Linear(nn.Sequential):
         self.lr_grid, self.weight_decay_grid = lr_grid, weight_decay_grid
 
 
+@part("head")
 class MLP(nn.Sequential):
     """One hidden layer with tanh, as RoBERTa's classification head: ``(B, D) -> (B, num_outputs)``.
 

@@ -18,6 +18,7 @@ from torchmetrics import (
 from torchmetrics.utilities import dim_zero_cat
 
 from tl_lightning.errors import UserError
+from tl_lightning.parts import part
 from tl_lightning.values import LOWER_IS_BETTER
 
 Target = Literal["class", "labels", "number"]
@@ -94,6 +95,7 @@ def _collection(monitor: str, metrics: dict[str, Metric]) -> MetricCollection:
     return MetricCollection(dict(metrics))
 
 
+@part("objective")
 class MultiClass:
     """One class per sample: softmax cross-entropy.
 
@@ -137,6 +139,7 @@ class MultiClass:
         )
 
 
+@part("objective")
 class MultiLabel:
     """Any number of labels per sample: a sigmoid and binary cross-entropy per label, averaged over labels.
 
@@ -178,6 +181,7 @@ class MultiLabel:
         )
 
 
+@part("objective")
 class Regression:
     """One number per sample: squared error."""
 

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from tl_lightning.errors import UserError
+from tl_lightning.parts import part
 
 ParamGroup = dict[str, Any]
 
@@ -53,6 +54,7 @@ def _warmup_steps(total_steps: int, warmup: float) -> float:
     return warmup * total_steps
 
 
+@part("schedule")
 def linear_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -> LambdaLR:
     """Rise linearly over the first ``warmup`` share of ``total_steps``, then fall linearly to zero at the last."""
     start = _warmup_steps(total_steps, warmup)
@@ -65,6 +67,7 @@ def linear_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -
     return LambdaLR(optimizer, factor)
 
 
+@part("schedule")
 def cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -> LambdaLR:
     """Rise linearly over the first ``warmup`` share of ``total_steps``, then half a cosine to zero.
 
@@ -81,12 +84,14 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -> Lambd
     return LambdaLR(optimizer, factor)
 
 
+@part("schedule")
 def constant(optimizer: Optimizer, total_steps: int, warmup: float = 0.0) -> LambdaLR:
     """Rise linearly over the first ``warmup`` share of ``total_steps`` (none by default), then stay."""
     start = _warmup_steps(total_steps, warmup)
     return LambdaLR(optimizer, lambda step: min(1.0, step / start) if start else 1.0)
 
 
+@part("schedule")
 def slanted_triangular(optimizer: Optimizer, total_steps: int, cut_frac: float = 0.1, ratio: float = 32.0) -> LambdaLR:
     """Rise linearly over the first ``cut_frac`` of ``total_steps``, then fall linearly; both ends at ``1 / ratio``.
 

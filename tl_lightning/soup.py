@@ -13,11 +13,13 @@ from torch import Tensor
 from tl_lightning.callbacks import Best, Mode
 from tl_lightning.errors import UserError
 from tl_lightning.norms import refresh
+from tl_lightning.parts import part
 from tl_lightning.task import TransferTask
 
 State = dict[str, Tensor]
 
 
+@part("average")
 class Soup(ModelCheckpoint):
     """Averages the ``k`` best checkpoints of the run by ``val`` when the fit is over (Wortsman et al., 2022).
 

@@ -3,42 +3,16 @@
 import inspect
 import itertools
 import os
-import sys
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 from tl_lightning.errors import UserError
+from tl_lightning.parts import FOREIGN, INSIDE, MARKED, Part, own_name
 from tl_lightning.values import nearest
 
-# A configuration from someone else must not run any code but this.  torch as a whole is not in: torch.hub
-# loads and runs code from anywhere.  Neither are the rooms of this package that read and write files.
-ROOMS: dict[str, tuple[str, ...]] = {
-    "backbone": ("tl_lightning.backbones",),
-    "head": ("tl_lightning.heads", "torch.nn"),
-    "objective": ("tl_lightning.objectives",),
-    "data": ("tl_lightning.data",),
-    "strategy": ("tl_lightning.strategies",),
-    "optimizer": ("torch.optim", "tl_lightning.optim"),
-    "schedule": ("tl_lightning.optim", "torch.optim.lr_scheduler"),
-    "trainer": ("lightning.Trainer", "lightning.pytorch.Trainer"),
-    "callbacks": ("tl_lightning.callbacks", "lightning.pytorch.callbacks"),
-    "logger": ("tl_lightning.tracking",),
-    "average": ("tl_lightning.averaging", "tl_lightning.soup"),
-}
-"""What the node of a group may name; a node inside it may name anything of all groups and of BESIDES."""
-BESIDES = (
-    "lightning.pytorch.accelerators",
-    "lightning.pytorch.plugins",
-    "lightning.pytorch.profilers",
-    "lightning.pytorch.strategies",
-    "torchmetrics",
-    "torchvision.models",
-    "torchvision.transforms",
-)
-HOMES = ("lightning.pytorch.trainer.trainer.Trainer", "lightning.fabric.plugins")  # where some of these really stand
-ALLOWED = tuple(dict.fromkeys([*itertools.chain(*ROOMS.values()), *BESIDES]))
 ALLOW_VARIABLE = "TL_LIGHTNING_ALLOW"  # in the environment, since a configuration file must not widen it
 SPECIAL = frozenset({"_target_", "_partial_"})
 NOT_TAKEN = frozenset({"_convert_", "_recursive_", "_args_"})  # they would go round the check of the signature
@@ -56,57 +30,71 @@ SUPPLIED: dict[str, frozenset[str]] = {
 }
 
 
-def locate(target: str, rooms: Sequence[str] = ALLOWED) -> Callable[..., Any]:
+def locate(target: str, group: str = "") -> Callable[..., Any]:
     """The class or function that a ``_target_`` names.
 
     Args:
         target: a dotted path.
-        rooms: the packages and names it may come from, beside those that the user allows.
+        group: whose node names it, ``hydra.launcher`` and its like among them; by default a node inside a part, which
+            may be any part.
 
     Raises:
-        UserError: it is outside ``rooms``, no part, or not there.
+        UserError: it is no part, or not there.
     """
-    own = allowed_by_user()
-    if not within(target, (*rooms, *own)):
-        raise UserError(_outside(target, rooms))
-    found, module = _imported(target)
-    # A path may lead out of an allowed module through what that module imports.
-    home = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
-    if not callable(found) or not within(home, (*ALLOWED, *own, *HOMES)):
-        raise UserError(_outside(target, rooms))
-    if not within(target, own) and not _is_part(target, module):
-        raise UserError(f"{target} is no part of a run")
-    return found  # type: ignore[no-any-return]
+    if target in named(group):
+        return _imported(target)  # type: ignore[no-any-return]
+    module, _, name = target.rpartition(".")
+    ours = module.startswith("tl_lightning.")
+    if ours or within(target, allowed_by_user()):
+        found = _attribute(target, module, name)
+        if _is_marked(found, module, group) if ours else _is_of_user(found):
+            return found  # type: ignore[no-any-return]
+    raise UserError(_outside(target, group))
 
 
-def _imported(target: str) -> tuple[Any, str]:
-    """What a dotted path leads to, and the module that was imported on the way."""
-    module, _, _ = target.rpartition(".")
-    while module:
-        try:
-            found: Any = import_module(module)
-            break
-        except (ModuleNotFoundError, ValueError):
-            module, _, _ = module.rpartition(".")
-    else:
-        raise UserError(f"{target} does not exist")
-    for name in target.removeprefix(module + ".").split("."):
-        if not hasattr(found, name):
-            raise UserError(f"{target} does not exist{nearest(name, dir(found))}")
-        found = getattr(found, name)
-    return found, module
+def named(group: str) -> frozenset[str]:
+    """The names of other packages that a node of ``group``, or without a group one inside a part, may say."""
+    if group:
+        return frozenset(FOREIGN.get(group, ()))
+    ours = (names for of, names in FOREIGN.items() if not of.startswith("hydra."))
+    return frozenset(itertools.chain(INSIDE, *ours))
 
 
-def _is_part(target: str, module: str) -> bool:
-    """Whether it is public: for a package of this project, what that package itself shows (``__all__``)."""
-    names = target.removeprefix(module + ".").split(".")
-    if any(name.startswith("_") for name in target.split(".")):
-        return False
-    if not target.startswith("tl_lightning."):
-        return True
-    shown = getattr(sys.modules[module], "__all__", None)
-    inside_package = module.count(".") > 1 or hasattr(sys.modules[module], "__path__")
-    return len(names) == 1 and (names[0] in shown if shown is not None else not inside_package)
+def _is_marked(found: Any, module: str, group: str) -> bool:
+    """Whether it is a part of ours, found where it was made or in a package around that, which shows it."""
+    known = MARKED.get(own_name(found))
+    return known is not None and known.made is found and within(own_name(found), [module]) and _fits(known, group)
+
+
+def _fits(known: Part, group: str) -> bool:
+    return not group or group in known.groups
+
+
+def _attribute(target: str, module: str, name: str) -> Any:
+    """What stands under ``name`` in a module itself: no attribute of a class, nothing behind an underscore."""
+    if any(word.startswith("_") for word in target.split(".")):
+        raise UserError(f"{target} is no part of a run: it is private")
+    try:
+        found = vars(import_module(module))
+    except (ModuleNotFoundError, ValueError):
+        raise UserError(f"{target} does not exist, or is no part of a run: there is no module {module}") from None
+    if name not in found:
+        raise UserError(f"{target} does not exist{nearest(name, found)}")
+    return found[name]
+
+
+def _imported(target: str) -> Any:
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError):
+        raise UserError(f"{target} does not exist in what is installed here") from None
+
+
+def _is_of_user(found: Any) -> bool:
+    """Whether it is a class or function that the user's own package makes, not one that it merely imports."""
+    is_part = inspect.isclass(found) or inspect.isfunction(found)
+    return is_part and "." not in found.__qualname__ and within(own_name(found), allowed_by_user())
 
 
 def allowed_by_user() -> tuple[str, ...]:
@@ -119,11 +107,18 @@ def within(name: str, allowed: Iterable[str]) -> bool:
     return any(f"{name}.".startswith(f"{package}.") for package in allowed)
 
 
-def _outside(target: str, rooms: Sequence[str]) -> str:
+def _outside(target: str, group: str) -> str:
+    last = {name.rpartition(".")[2]: name for name in (*_marked(group), *named(group))}
+    close = get_close_matches(target.rpartition(".")[2], last, n=1, cutoff=0.6)
+    hint = f" (did you mean {last[close[0]]}?)" if close else ""
     return (
-        f"{target} is outside what a configuration may call here ({', '.join(rooms)});"
+        f"{target} is outside what a configuration may call here{hint};"
         f" for a package of your own: {ALLOW_VARIABLE}=PACKAGE in the environment"
     )
+
+
+def _marked(group: str) -> list[str]:
+    return [name for name, known in MARKED.items() if _fits(known, group)]
 
 
 def parameters(path: str, node: Mapping[str, Any], part: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from tl_lightning.errors import UserError
 from tl_lightning.files import aside, naming
 from tl_lightning.identity import flat
+from tl_lightning.parts import part
 from tl_lightning.record import read_record
 from tl_lightning.wandb_run import InBackground, reachable, start
 
@@ -77,6 +78,7 @@ class Curves(Logger):
             writer.writerows(rows)
 
 
+@part("logger")
 def csv_only(
     folder: Path, name: str, group: str, tags: Sequence[str], config: dict[str, Any], job_type: str = "run"
 ) -> list[Logger]:
@@ -84,6 +86,7 @@ def csv_only(
     return [Curves(folder)]
 
 
+@part("logger")
 def wandb(
     folder: Path,
     name: str,

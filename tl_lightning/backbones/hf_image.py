@@ -15,6 +15,7 @@ from tl_lightning.backbones.hub import snapshot
 from tl_lightning.backbones.image import ImageBackbone, no_drop_path, refuse_indivisible, resized
 from tl_lightning.backbones.weights import read_weights, some, without_prefix
 from tl_lightning.errors import UserError
+from tl_lightning.parts import part
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ OTHER_TOWER = frozenset({"text_model", "text_projection", "visual_projection", "
 LEFT_OUT = HEADS | PRETRAINING | OTHER_TOWER
 
 
+@part("backbone")
 class HFImage(ImageBackbone):
     """A vision model of transformers: ViT, DINOv2, ConvNeXt, Swin, ResNet ...; of CLIP and SigLIP the vision tower.
 

@@ -6,11 +6,13 @@ from torch.nn.functional import relu
 from tl_lightning.backbones.image import ImageBackbone
 from tl_lightning.backbones.weights import load_weights
 from tl_lightning.images import ImageSpec
+from tl_lightning.parts import part
 
 STAGES = 3
 HALF = (0.5, 0.5, 0.5)
 
 
+@part("backbone")
 class SmallResNet(ImageBackbone):
     """Three stages of residual blocks with BatchNorm (He et al., 2016, arXiv:1512.03385, section 4.2), pooled.
 

@@ -17,6 +17,7 @@ from tl_lightning.backbones.hub import snapshot
 from tl_lightning.backbones.pooling import POOLINGS
 from tl_lightning.backbones.weights import check_sha256, load_weights
 from tl_lightning.errors import UserError, first_line
+from tl_lightning.parts import part
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ UNLIMITED = 1 << 30  # tokenizers without a limit say 1e30
 PLAIN_ENCODERS = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
 
 
+@part("backbone")
 class HFText(Backbone):
     """An encoder (BERT, RoBERTa, DeBERTa, ModernBERT ...) or decoder (GPT-2, Llama ...) of transformers.
 

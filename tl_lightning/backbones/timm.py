@@ -10,10 +10,12 @@ from tl_lightning.backbones.image import ImageBackbone, no_drop_path, refuse_ind
 from tl_lightning.backbones.timm_source import Source, find, image_spec
 from tl_lightning.backbones.weights import load_tensors, read_tensors, read_weights, without_prefix
 from tl_lightning.errors import UserError, first_line
+from tl_lightning.parts import part
 
 log = logging.getLogger(__name__)
 
 
+@part("backbone")
 class Timm(ImageBackbone):
     """Any image model of timm, without its classifier, with the pooling it was trained with.
 

@@ -15,6 +15,7 @@ from tl_lightning.backbones.torch_hub import cached_file
 from tl_lightning.backbones.weights import load_tensors, read_tensors, read_weights, without_prefix
 from tl_lightning.errors import UserError
 from tl_lightning.images import ImageSpec
+from tl_lightning.parts import part
 from tl_lightning.values import nearest
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # the second heads of GoogLeNet and Inception
@@ -24,6 +25,7 @@ POSITIONS = "encoder.pos_embedding"
 OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # in all that torchvision publishes of it
 
 
+@part("backbone")
 class Torchvision(ImageBackbone):
     """Any classification model of torchvision: ResNet, ConvNeXt, ViT, MobileNet, EfficientNet, Swin, RegNet ...
 

@@ -7,9 +7,11 @@ from tl_lightning.data.tables import FileTable, Table
 from tl_lightning.data.text import TextData
 from tl_lightning.errors import UserError
 from tl_lightning.files import located
+from tl_lightning.parts import part
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
+@part("data")
 class TextFiles(TextData):
     """Text data from csv, tsv, jsonl or parquet files, told apart by their extensions.
 

@@ -10,6 +10,7 @@ from tl_lightning.data.readers import ROWS, Batches
 from tl_lightning.data.tables import Table
 from tl_lightning.data.text import TextData
 from tl_lightning.errors import UserError
+from tl_lightning.parts import part
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -47,6 +48,7 @@ class HubTable:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
+@part("data")
 class HubText(TextData):
     """Text data from the hub by `datasets`, or from a local folder of data files.
 

@@ -13,6 +13,7 @@ from tl_lightning.data.image_sources import Source
 from tl_lightning.data.image_views import AutoAugment
 from tl_lightning.data.labels import Cell
 from tl_lightning.errors import UserError
+from tl_lightning.parts import part
 
 WHITE = 16
 """Of the 17 shades of grey."""
@@ -64,6 +65,7 @@ def _png(image: Array) -> bytes:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
+@part("data")
 class Digits(ImageData):
     """The 1,797 handwritten digits of 8 x 8 pixels in scikit-learn (Alpaydin & Kaynak, 1998), white on black.
 

@@ -14,6 +14,7 @@ from tl_lightning.data.image_sources import Source, read_file, stamp
 from tl_lightning.data.labels import Cell
 from tl_lightning.errors import UserError
 from tl_lightning.files import located
+from tl_lightning.parts import part
 
 log = logging.getLogger(__name__)
 NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -100,6 +101,7 @@ def _check(folder: Path, found: dict[str, list[str]], option: str) -> None:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
+@part("data")
 class ImageFolder(ImageData):
     """Images in folders, one for each class: ROOT/train/CLASS/, with val/ (or valid/, validation/) and test/ if there.
 

@@ -14,6 +14,7 @@ from tl_lightning.data.image_sources import Source, read_file, stamp
 from tl_lightning.data.labels import Cell, cells
 from tl_lightning.data.tables import Columns, check_columns
 from tl_lightning.errors import UserError
+from tl_lightning.parts import part
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -101,6 +102,7 @@ class HubSource:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
+@part("data")
 class HubImages(ImageData):
     """Images from the hub by `datasets`, or from a local folder of data files.
 

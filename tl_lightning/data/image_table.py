@@ -12,6 +12,7 @@ from tl_lightning.data.labels import Cell
 from tl_lightning.data.tables import Columns, FileTable, chunks
 from tl_lightning.errors import UserError
 from tl_lightning.files import located
+from tl_lightning.parts import part
 
 
 class TableSource:
@@ -55,6 +56,7 @@ class TableSource:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
+@part("data")
 class ImageTable(ImageData):
     """Images that csv, tsv, jsonl or parquet tables name, one row each.
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tl_lightning.errors import UserError
 from tl_lightning.length import training_length
+from tl_lightning.parts import part
 from tl_lightning.strategies.adapters import LayerAdapter
 from tl_lightning.strategies.lora import transposed
 from tl_lightning.strategies.regularizer import Regularizer
@@ -21,6 +22,7 @@ SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # what the rank allocator rememb
 FEWEST = 4  # steps: one to score, one to allocate, and one on either side
 
 
+@part("strategy")
 class AdaLoRA(LayerAdapter):
     """Adaptive low-rank adaptation (Zhang et al., 2023, arXiv:2303.10512): ``W + alpha / init_r * B @ diag(E) @ A``.
 

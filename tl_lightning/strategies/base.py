@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tl_lightning.errors import UserError
 from tl_lightning.length import ENDLESS, epochs_ahead
+from tl_lightning.parts import part
 from tl_lightning.strategies.regularizer import Regularizer
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Phase(NamedTuple):
     lr: float | None = None
 
 
+@part("strategy")
 class FineTuning(Callback):
     """Says what may move: what changes for good, what holds still in an epoch, and how fast the rest learns.
 

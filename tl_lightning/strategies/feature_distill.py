@@ -8,12 +8,14 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from tl_lightning.parts import part
 from tl_lightning.strategies.regularizer import Regularizer, holds_still, pretrained_that_move
 
 if TYPE_CHECKING:
     from tl_lightning.task import TransferTask
 
 
+@part("regularizer")
 class FeatureDistill(Regularizer):
     """Adds ``alpha`` times the distance between the features and the pretrained backbone's on the same batch.
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Trainer
 
+from tl_lightning.parts import part
 from tl_lightning.strategies.regularizer import Regularizer, Start, pretrained_that_move
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+@part("regularizer")
 class L2SP(Regularizer):
     """Adds ``alpha / 2 * |w - w0|^2`` over the backbone and ``beta / 2 * |v|^2`` over the head (Li et al., 2018).
 

@@ -8,6 +8,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from tl_lightning.errors import UserError
+from tl_lightning.parts import part
 from tl_lightning.strategies.adapters import LayerAdapter
 from tl_lightning.strategies.places import LINEAR, width
 from tl_lightning.strategies.regularizer import Regularizer
@@ -21,6 +22,7 @@ def transposed(layers: Mapping[str, nn.Module]) -> bool:
     return any(isinstance(layer, Conv1D) for layer in layers.values())
 
 
+@part("strategy")
 class LoRA(LayerAdapter):
     """Low-rank adaptation (Hu et al., 2021, arXiv:2106.09685): ``W + alpha / r * B @ A``, with ``B`` zero at first.
 
@@ -68,18 +70,21 @@ class LoRA(LayerAdapter):
         )
 
 
+@part("strategy")
 class DoRA(LoRA):
     """LoRA on the direction of a weight, with its magnitude trained apart (Liu et al., 2024, arXiv:2402.09353)."""
 
     variant: ClassVar[dict[str, Any]] = {"use_dora": True}
 
 
+@part("strategy")
 class RSLoRA(LoRA):
     """Rank-stabilised LoRA: the scale is ``alpha / sqrt(r)`` (Kalajdzievski, 2023, arXiv:2312.03732)."""
 
     variant: ClassVar[dict[str, Any]] = {"use_rslora": True}
 
 
+@part("strategy")
 class PiSSA(LoRA):
     """LoRA that begins with the principal part of each weight (Meng et al., 2024, arXiv:2404.02948).
 

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tl_lightning.errors import UserError
+from tl_lightning.parts import part
 from tl_lightning.strategies.regularizer import Regularizer, Start, holds_still, pretrained_that_move
 
 if TYPE_CHECKING:
     from tl_lightning.task import TransferTask
 
 
+@part("regularizer")
 class Mixout(Regularizer):
     """Puts each weight back to its pretrained value with probability ``p``, drawn anew in every step.
 

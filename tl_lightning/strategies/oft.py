@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from tl_lightning.parts import part
 from tl_lightning.strategies.adapters import LayerAdapter
 from tl_lightning.strategies.regularizer import Regularizer
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from tl_lightning.backbones.base import Backbone
 
 
+@part("strategy")
 class OFT(LayerAdapter):
     """Orthogonal fine-tuning (Qiu et al., 2023, arXiv:2306.07280): the inputs of each weight are rotated in blocks.
 

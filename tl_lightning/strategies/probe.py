@@ -1,9 +1,11 @@
 """Linear probing."""
 
+from tl_lightning.parts import part
 from tl_lightning.strategies.base import FineTuning
 from tl_lightning.strategies.regularizer import Regularizer
 
 
+@part("strategy")
 class LinearProbe(FineTuning):
     """Train the head alone on the frozen backbone's features (Alain and Bengio, 2017, arXiv:1610.01644).
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tl_lightning.errors import UserError
+from tl_lightning.parts import part
 from tl_lightning.strategies.adapters import Adapter
 from tl_lightning.strategies.regularizer import Regularizer
 
@@ -124,6 +125,7 @@ def _positions(model: PreTrainedModel) -> int | None:
     return limit if limit is None or padding is None else limit - padding - 1
 
 
+@part("strategy")
 class PromptTuning(Prompt):
     """Learned embeddings before each text (Lester et al., 2021, arXiv:2104.08691), at first those of random words.
 
@@ -145,6 +147,7 @@ class PromptTuning(Prompt):
         return PromptTuningConfig(task_type="FEATURE_EXTRACTION", prompt_tuning_init="SAMPLE_VOCAB", **shape)
 
 
+@part("strategy")
 class PrefixTuning(Prompt):
     """Learned keys and values before each layer's own (Li and Liang, 2021, arXiv:2101.00190).
 

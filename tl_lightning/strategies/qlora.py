@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tl_lightning.errors import UserError
+from tl_lightning.parts import part
 from tl_lightning.strategies.adapters import require
 from tl_lightning.strategies.lora import LoRA
 from tl_lightning.strategies.places import in_layers
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 QUANTISATION = re.compile(r"\.weight\.(?:nested_)?(?:absmax|quant_map|quant_state)\b")
 
 
+@part("strategy")
 class QLoRA(LoRA):
     """LoRA beside linear layers held in 4 bits (Dettmers et al., 2023, arXiv:2305.14314): NF4, quantised twice.
 

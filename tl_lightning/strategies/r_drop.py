@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from tl_lightning.errors import UserError
+from tl_lightning.parts import part
 from tl_lightning.strategies.regularizer import Regularizer
 
 if TYPE_CHECKING:
     from tl_lightning.task import TransferTask
 
 
+@part("regularizer")
 class RDrop(Regularizer):
     """The mean loss of two passes, and ``alpha`` times how far apart they are (Wu et al., 2021, arXiv:2106.14448).
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tl_lightning.errors import UserError
+from tl_lightning.parts import part
 from tl_lightning.strategies.regularizer import Regularizer
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 SMALLEST = 1e-12  # of a gradient's norm
 
 
+@part("regularizer")
 class SAM(Regularizer):
     """Descends by the gradient at the worst point within ``rho`` (Foret et al., 2021, arXiv:2010.01412).
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import nn
 
 from tl_lightning.errors import UserError
+from tl_lightning.parts import part
 from tl_lightning.strategies.adapters import LayerAdapter
 from tl_lightning.strategies.lora import transposed
 from tl_lightning.strategies.places import LINEAR, in_layers, named, width
@@ -22,6 +23,7 @@ KEYS_AND_VALUES = re.compile(
 )
 
 
+@part("strategy")
 class IA3(LayerAdapter):
     """(IA)^3 (Liu et al., 2022, arXiv:2205.05638): learned scales of keys, values and inner mlp activations.
 
@@ -83,6 +85,7 @@ def _narrows(layer: nn.Module) -> bool:
     return inputs > outputs
 
 
+@part("strategy")
 class VeRA(LayerAdapter):
     """Vector-based random matrix adaptation (Kopiczko et al., 2024, arXiv:2310.11454): trained scales between matrices.
 

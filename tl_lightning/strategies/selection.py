@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from tl_lightning.errors import UserError
+from tl_lightning.parts import part
 from tl_lightning.strategies.base import FineTuning
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 NORM = re.compile(r"(?:Layer|RMS|Rms|Batch|Group|Instance)Norm")  # LlamaRMSNorm, T5LayerNorm: plain modules
 
 
+@part("strategy")
 class BitFit(FineTuning):
     """Only the biases of the backbone move, and the head (Zaken et al., 2022, arXiv:2106.10199)."""
 
@@ -25,6 +27,7 @@ class BitFit(FineTuning):
         _only(task.backbone, {name for name, _ in task.backbone.named_parameters() if BIAS.search(name)}, "biases")
 
 
+@part("strategy")
 class NormOnly(FineTuning):
     """Only scales and shifts of normalisation layers move, and the head (Frankle et al., 2021, arXiv:2003.00152)."""
 

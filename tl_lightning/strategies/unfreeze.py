@@ -5,12 +5,14 @@ from itertools import pairwise
 from typing import Literal
 
 from tl_lightning.errors import UserError
+from tl_lightning.parts import part
 from tl_lightning.strategies.base import FineTuning, Phase
 from tl_lightning.strategies.regularizer import Regularizer
 
 Groups = int | Literal["all"]
 
 
+@part("strategy")
 class FirstLayers(FineTuning):
     """Freeze the first ``frozen`` layer groups for good: 1 is the input side alone, embeddings or stem.
 
@@ -26,6 +28,7 @@ class FirstLayers(FineTuning):
         return _within("frozen", self.frozen, total)
 
 
+@part("strategy")
 class HeadThenTop(FineTuning):
     """Train the head alone for ``head_epochs`` epochs, then the top ``top`` layer groups as well."""
 
@@ -47,6 +50,7 @@ class HeadThenTop(FineTuning):
         return total if epoch < self.head_epochs else total - top
 
 
+@part("strategy")
 class Gradual(FineTuning):
     """Gradual unfreezing: the head alone, then one more layer group every ``epochs_per_group`` epochs, the top first.
 
@@ -68,6 +72,7 @@ class Gradual(FineTuning):
         return max(0, total - opened)
 
 
+@part("strategy")
 class LPFT(FineTuning):
     """Linear probing, then full fine-tuning from the probe's head (Kumar et al., 2022, arXiv:2202.10054).
 
@@ -101,6 +106,7 @@ class LPFT(FineTuning):
         return [Phase(0, self.probe_lr), Phase(self.probe_epochs)]
 
 
+@part("strategy")
 class UnfreezeAt(FineTuning):
     """A schedule by hand: ``[[2, 4], [5, all]]`` moves the top 4 layer groups from epoch 2 on, and all from epoch 5 on.
 
