@@ -188,6 +188,20 @@ def test_a_launcher_gets_no_shell_from_a_file(what: str) -> None:
         refuse({"launcher": LAUNCHERS[what]}, [], {"broken": "x\ntouch proof"}.get)
 
 
+def test_a_plug_in_of_the_users_own_is_allowed_by_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = {
+        "callbacks": {"mine": {"_target_": "tests.test_parts.Own"}},
+        "launcher": {"_target_": "tests.test_parts.Own"},
+    }
+    with pytest.raises(UserError, match="tests.test_parts.Own is outside what a configuration may call here"):
+        refuse(node, [], NOTHING.get)
+    monkeypatch.setenv(ALLOW_VARIABLE, "tests.test_parts")
+    refuse(node, [], NOTHING.get)
+    node["callbacks"]["mine"]["_target_"] = "tests.test_parts.Own.Inner"
+    with pytest.raises(UserError, match="hydra.callbacks.mine"):
+        refuse(node, [], NOTHING.get)
+
+
 def test_what_is_typed_for_a_launcher_is_the_users() -> None:
     node = {"_target_": SLURM, "setup": ["ls"], "srun_args": ["-v"], "additional_parameters": {"prolog": "x", "qos": 1}}
     typed = ["hydra.launcher.setup=[ls]", "+hydra.launcher.srun_args=[-v]"]
