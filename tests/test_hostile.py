@@ -193,12 +193,12 @@ def test_a_plug_in_of_the_users_own_is_allowed_by_the_environment_alone(monkeypa
         "callbacks": {"mine": {"_target_": "tests.test_parts.Own"}},
         "launcher": {"_target_": "tests.test_parts.Own"},
     }
-    with pytest.raises(UserError, match="tests.test_parts.Own is outside what a configuration may call here"):
+    with pytest.raises(UserError, match=r"tests.test_parts.Own is outside what a configuration may call here"):
         refuse(node, [], NOTHING.get)
     monkeypatch.setenv(ALLOW_VARIABLE, "tests.test_parts")
     refuse(node, [], NOTHING.get)
     node["callbacks"]["mine"]["_target_"] = "tests.test_parts.Own.Inner"
-    with pytest.raises(UserError, match="hydra.callbacks.mine"):
+    with pytest.raises(UserError, match=r"hydra\.callbacks\.mine"):
         refuse(node, [], NOTHING.get)
 
 
