@@ -124,7 +124,7 @@ def test_every_adapter_has_a_file_that_passes_the_check(compose: Compose) -> Non
         (["strategy=lora", "strategy.r=0"], "strategy.r=0: at least 1 is expected"),
         (["strategy=lora", "strategy.rank=4"], "strategy.rank: LoRA takes no rank"),
         (["strategy=lora", "strategy.targets=query"], "strategy.targets='query': a list"),
-        (["strategy=adalora", "strategy.final=1.5"], "strategy.final=1.5: at least 0 and below 1"),
+        (["strategy=adalora", "strategy.final=1.5"], "strategy.final=1.5: below 1 is expected (and at least 0)"),
         (["strategy=prompt", "strategy.layer_decay=0.9"], "strategy.layer_decay: PromptTuning takes no layer_decay"),
     ],
 )

@@ -352,8 +352,8 @@ def test_a_stored_configuration_passes_the_check_again(word: str, compose: Compo
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("average=ema", "average.decay=1"), "average.decay=1: at least 0 and below 1"),
-        (("average=swa", "average.start=-0.1"), "average.start=-0.1: at least 0 and below 1"),
+        (("average=ema", "average.decay=1"), "average.decay=1: below 1 is expected (and at least 0)"),
+        (("average=swa", "average.start=-0.1"), "average.start=-0.1: at least 0 is expected (and below 1)"),
         (("average=soup", "average.k=1"), "average.k=1: at least 2"),
         (("average=soup", "average.monitor=val/f1"), "average.monitor: Soup takes no monitor"),
         (("average=ema", "average.deacy=0.9"), "average.deacy: EMA takes no deacy; did you mean decay?"),

@@ -100,7 +100,8 @@ def changes(draw: Callable[[Any], Any], config: dict[str, Any]) -> Change:
 def _same(one: Any, other: Any) -> bool:
     if isinstance(one, float) and isinstance(other, float) and math.isnan(one):
         return math.isnan(other)
-    return type(one) is type(other) and bool(one == other)
+    as_meant = type(one) is float and type(other) is int  # a whole number where the annotation says float
+    return (type(one) is type(other) or as_meant) and bool(one == other)
 
 
 def _holds(full: Any, asked: Any) -> bool:

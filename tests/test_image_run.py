@@ -81,8 +81,8 @@ def test_wrong_words_are_told_before_anything_is_built(compose: Compose) -> None
     with pytest.raises(UserError) as fault:
         check(compose("backbone=bert_base", *words))
     for part in (
-        "data.mixup=-1: 0 or more is expected",
-        "data.random_erasing=2: a probability, 0 to 1, is expected",
+        "data.mixup=-1: at least 0 is expected",
+        "data.random_erasing=2: at most 1 is expected (and at least 0)",
         "data.cache='dsk': ram or disk or null is expected",
         "data.crop_scal: ImageFolder takes no crop_scal; did you mean crop_scale?",
     ):

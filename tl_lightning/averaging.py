@@ -14,6 +14,7 @@ from tl_lightning.callbacks import Best
 from tl_lightning.errors import UserError
 from tl_lightning.norms import refresh
 from tl_lightning.parts import part
+from tl_lightning.ranges import Count, ShareBelow1
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ class EMA(Average):
             held back by its first weights (0.99 is reached after 1000 steps, 0.999 after 31,600).
     """
 
-    def __init__(self, decay: float = 0.999, decay_warmup: bool = True) -> None:
+    def __init__(self, decay: ShareBelow1 = 0.999, decay_warmup: bool = True) -> None:
         super().__init__()
         self.decay = decay
         self.decay_warmup = decay_warmup
@@ -170,7 +171,7 @@ class SWA(Average):
         norm_batches: at most so many training batches to measure BatchNorm statistics on.
     """
 
-    def __init__(self, start: float = 0.5, norm_batches: int = 200) -> None:
+    def __init__(self, start: ShareBelow1 = 0.5, norm_batches: Count = 200) -> None:
         super().__init__()
         self.start = start
         self.norm_batches = norm_batches

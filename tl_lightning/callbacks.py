@@ -16,6 +16,7 @@ from torch import distributed
 from tl_lightning.finite import NotFiniteError
 from tl_lightning.length import between_steps
 from tl_lightning.parts import part
+from tl_lightning.ranges import Count
 
 Mode = Literal["min", "max"]
 CHEAP_S, SHARE = 0.5, 0.05  # a write of last.ckpt that never waits, and what others may take of the time
@@ -181,7 +182,9 @@ def _settled(trainer: Trainer, pl_module: LightningModule) -> bool:
 
 
 @part("callbacks")
-def early_stopping(monitor: str, mode: Mode, folder: Path, patience: int = 3, min_delta: float = 0.0) -> EarlyStopping:
+def early_stopping(
+    monitor: str, mode: Mode, folder: Path, patience: Count = 3, min_delta: float = 0.0
+) -> EarlyStopping:
     """Stop once ``monitor`` has not gained ``min_delta`` over ``patience`` validations."""
     return Patience(monitor, mode=mode, patience=patience, min_delta=min_delta)
 

@@ -10,17 +10,17 @@ from typing import Any, Literal
 from tl_lightning.config import RunConfig
 from tl_lightning.errors import UserError
 from tl_lightning.grid_faults import grid_faults
+from tl_lightning.ranges import hints
 from tl_lightning.targets import (
     NOT_TAKEN,
     SPECIAL,
     SUPPLIED,
     complete,
-    hints,
     locate,
     open_ended,
     parameters,
 )
-from tl_lightning.values import RANGES, SEED_LIMIT, described, matches, nearest, of_other_kind
+from tl_lightning.values import described, fitted, matches, nearest, of_other_kind, outside
 
 MISSING = "???"
 ROOT = {field.name: field for field in fields(RunConfig)}
@@ -28,7 +28,11 @@ WORDS: dict[str, Any] = {  # legal words, which the typed root cannot hold
     "on_nan": Literal["stop", "skip"],
     "compile": Literal[True, False, "auto", "inductor", "cuda_graphs", "aot_eager", "eager"],
 }
-SCALARS = {name: WORDS.get(name, hint) for name, hint in typing.get_type_hints(RunConfig).items() if hint is not Any}
+SCALARS = {
+    name: WORDS.get(name, hint)
+    for name, hint in typing.get_type_hints(RunConfig, include_extras=True).items()
+    if hint is not Any
+}
 FAMILY = re.compile(r"[\w(\[][^/\\]*")  # a run's family is one folder
 EITHER = ("callbacks", "average")  # groups whose parts are made whole, or take what a run hands to them
 DEEPEST = 16
@@ -51,7 +55,8 @@ def check(config: Mapping[str, Any]) -> dict[str, Any]:
     if faults:
         count = f"{len(faults)} faults" if len(faults) > 1 else "a fault"
         raise UserError(f"The configuration has {count}:\n" + "\n".join(f"  {fault}" for fault in faults))
-    return complete(config)
+    full: dict[str, Any] = _as_meant(complete(config))
+    return full | {key: fitted(full[key], hint) for key, hint in SCALARS.items() if key in full}
 
 
 def _shape_faults(path: str, value: Any, depth: int) -> Iterator[str]:
@@ -96,7 +101,7 @@ def _faults(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key}: there is no such key at the top{nearest(key, ROOT)}"
         elif key in SCALARS:
             value = config.get(key, ROOT[key].default)
-            yield from _value_faults(key, key, value, SCALARS[key])
+            yield from _value_faults(key, value, SCALARS[key])
         elif config.get(key, ROOT[key].default) == MISSING:
             yield f"{key} is missing: {key}=NAME chooses it"
         else:
@@ -105,12 +110,10 @@ def _faults(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _together_faults(config: Mapping[str, Any]) -> Iterator[str]:
-    data, seed, name = (config.get(key) for key in ("data", "seed", "name"))
+    data, name = config.get("data"), config.get("name")
     if isinstance(data, Mapping) and None not in (data.get("shots"), data.get("train_fraction")):
         yield "data.shots and data.train_fraction both say how much to train on: give one of them"
     yield from grid_faults(config)
-    if isinstance(seed, int) and seed >= SEED_LIMIT:
-        yield f"seed={seed}: below {SEED_LIMIT} is expected"
     if isinstance(name, str) and not FAMILY.fullmatch(name):
         yield f"name={_short(name)}: a name for a folder is expected, without a slash and not beginning with a dot"
 
@@ -187,7 +190,7 @@ def _signature_faults(path: str, node: Mapping[str, Any], part: Callable[..., An
         if key in NOT_TAKEN or (key not in legal and not open_ended(part)):
             yield f"{path}.{key}: {_name(part)} takes no {key}{nearest(key, legal)}"
         else:
-            yield from _value_faults(f"{path}.{key}", key, value, expected.get(key, Any))
+            yield from _value_faults(f"{path}.{key}", value, expected.get(key, Any))
     for name, parameter in legal.items():
         if name not in node and parameter.default is inspect.Parameter.empty:
             yield _missing(f"{path}.{name}", expected.get(name, Any))
@@ -197,16 +200,15 @@ def _missing(path: str, hint: Any) -> str:
     return f"{path} is missing: {path}={described(hint).upper()}"
 
 
-def _value_faults(path: str, key: str, value: Any, hint: Any) -> Iterator[str]:
-    numbers = value if isinstance(value, list) else [value]
+def _value_faults(path: str, value: Any, hint: Any) -> Iterator[str]:
     if value == MISSING:
         yield _missing(path, hint)
     elif not matches(value, hint):
         yield f"{path}={_short(value)}: {described(hint)} is expected"
-    elif key in RANGES and not all(RANGES[key][0](x) for x in numbers if isinstance(x, (int, float))):
-        yield f"{path}={value}: {RANGES[key][1]} is expected"
     elif isinstance(value, Mapping) and isinstance(value.get("_target_"), str):
         yield from _kind_faults(path, value, hint)
+    else:
+        yield from outside(path, value, hint)
 
 
 def _kind_faults(path: str, node: Mapping[str, Any], hint: Any) -> Iterator[str]:
@@ -221,3 +223,13 @@ def _kind_faults(path: str, node: Mapping[str, Any], hint: Any) -> Iterator[str]
 
 def _name(part: Callable[..., Any]) -> str:
     return getattr(part, "__name__", str(part))
+
+
+def _as_meant(value: Any) -> Any:
+    """A checked configuration with every value as its annotation means it, so that 1 and 1.0 are one where they are."""
+    if isinstance(value, list):
+        return [_as_meant(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    expected = hints(locate(value["_target_"])) if "_target_" in value else {}
+    return {key: _as_meant(fitted(inner, expected.get(key, Any))) for key, inner in value.items()}

@@ -12,6 +12,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tl_lightning import guard
+from tl_lightning.ranges import Seed
 from tl_lightning.studies.settings import Settings
 
 PACKAGE_FOLDER = Path(__file__).parent
@@ -33,7 +34,7 @@ class RunConfig:
     logger: Any = MISSING
     average: Any = None  # of weights: null for none
     name: str = "run"  # of the run's family: runs of one name are compared
-    seed: int = 0
+    seed: Seed = 0
     output_dir: str = "outputs"
     on_nan: str = "stop"  # or skip: what to do with a batch whose loss or gradient is NaN or infinite
     compile: bool | str = False  # the backbone by torch.compile for training: true, false, auto, or a backend of it

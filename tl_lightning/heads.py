@@ -7,6 +7,7 @@ crossed, of which ``val`` chooses one.
 from torch import nn
 
 from tl_lightning.parts import part
+from tl_lightning.ranges import Count, Rate, ShareBelow1, Weight
 
 INIT_STD = 0.02  # as BERT initialises its classifier (Devlin et al., 2019, arXiv:1810.04805)
 
@@ -26,9 +27,9 @@ class Linear(nn.Sequential):
         self,
         in_features: int,
         num_outputs: int,
-        dropout: float = 0.1,
-        lr_grid: list[float] | None = None,
-        weight_decay_grid: list[float] | None = None,
+        dropout: ShareBelow1 = 0.1,
+        lr_grid: list[Rate] | None = None,
+        weight_decay_grid: list[Weight] | None = None,
     ) -> None:
         super().__init__(nn.Dropout(dropout), _linear(in_features, num_outputs))
         self.lr_grid, self.weight_decay_grid = lr_grid, weight_decay_grid
@@ -46,10 +47,10 @@ class MLP(nn.Sequential):
         self,
         in_features: int,
         num_outputs: int,
-        hidden: int | None = None,
-        dropout: float = 0.1,
-        lr_grid: list[float] | None = None,
-        weight_decay_grid: list[float] | None = None,
+        hidden: Count | None = None,
+        dropout: ShareBelow1 = 0.1,
+        lr_grid: list[Rate] | None = None,
+        weight_decay_grid: list[Weight] | None = None,
     ) -> None:
         width = hidden or in_features
         super().__init__(

@@ -19,6 +19,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from tl_lightning.errors import UserError
 from tl_lightning.parts import part
+from tl_lightning.ranges import Between0And1, ShareBelow1
 from tl_lightning.values import LOWER_IS_BETTER
 
 Target = Literal["class", "labels", "number"]
@@ -106,7 +107,7 @@ class MultiClass:
 
     target: ClassVar[Target] = "class"
 
-    def __init__(self, monitor: ClassMetric = "accuracy", label_smoothing: float = 0.0) -> None:
+    def __init__(self, monitor: ClassMetric = "accuracy", label_smoothing: ShareBelow1 = 0.0) -> None:
         self.monitor: str = monitor
         self.label_smoothing = label_smoothing
 
@@ -150,7 +151,7 @@ class MultiLabel:
 
     target: ClassVar[Target] = "labels"
 
-    def __init__(self, monitor: LabelMetric = "f1", threshold: float = 0.5) -> None:
+    def __init__(self, monitor: LabelMetric = "f1", threshold: Between0And1 = 0.5) -> None:
         self.monitor: str = monitor
         self.threshold = threshold
 

@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from tl_lightning.errors import UserError
 from tl_lightning.parts import part
+from tl_lightning.ranges import AT_LEAST_1, Between0And1, ShareBelow1
 
 ParamGroup = dict[str, Any]
 
@@ -55,7 +56,7 @@ def _warmup_steps(total_steps: int, warmup: float) -> float:
 
 
 @part("schedule")
-def linear_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -> LambdaLR:
+def linear_warmup(optimizer: Optimizer, total_steps: int, warmup: ShareBelow1 = 0.1) -> LambdaLR:
     """Rise linearly over the first ``warmup`` share of ``total_steps``, then fall linearly to zero at the last."""
     start = _warmup_steps(total_steps, warmup)
 
@@ -68,7 +69,7 @@ def linear_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -
 
 
 @part("schedule")
-def cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -> LambdaLR:
+def cosine(optimizer: Optimizer, total_steps: int, warmup: ShareBelow1 = 0.1) -> LambdaLR:
     """Rise linearly over the first ``warmup`` share of ``total_steps``, then half a cosine to zero.
 
     The cosine is that of SGDR without restarts (Loshchilov and Hutter, 2017, arXiv:1608.03983).
@@ -85,14 +86,16 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -> Lambd
 
 
 @part("schedule")
-def constant(optimizer: Optimizer, total_steps: int, warmup: float = 0.0) -> LambdaLR:
+def constant(optimizer: Optimizer, total_steps: int, warmup: ShareBelow1 = 0.0) -> LambdaLR:
     """Rise linearly over the first ``warmup`` share of ``total_steps`` (none by default), then stay."""
     start = _warmup_steps(total_steps, warmup)
     return LambdaLR(optimizer, lambda step: min(1.0, step / start) if start else 1.0)
 
 
 @part("schedule")
-def slanted_triangular(optimizer: Optimizer, total_steps: int, cut_frac: float = 0.1, ratio: float = 32.0) -> LambdaLR:
+def slanted_triangular(
+    optimizer: Optimizer, total_steps: int, cut_frac: Between0And1 = 0.1, ratio: Annotated[float, AT_LEAST_1] = 32.0
+) -> LambdaLR:
     """Rise linearly over the first ``cut_frac`` of ``total_steps``, then fall linearly; both ends at ``1 / ratio``.
 
     ULMFiT's schedule (Howard and Ruder, 2018, arXiv:1801.06146).

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -14,6 +14,7 @@ from tl_lightning.callbacks import Best, Mode
 from tl_lightning.errors import UserError
 from tl_lightning.norms import refresh
 from tl_lightning.parts import part
+from tl_lightning.ranges import Count, Range
 from tl_lightning.task import TransferTask
 
 State = dict[str, Tensor]
@@ -36,7 +37,13 @@ class Soup(ModelCheckpoint):
     """
 
     def __init__(
-        self, monitor: str, mode: Mode, folder: Path, k: int = 5, greedy: bool = False, norm_batches: int = 200
+        self,
+        monitor: str,
+        mode: Mode,
+        folder: Path,
+        k: Annotated[int, Range(ge=2)] = 5,
+        greedy: bool = False,
+        norm_batches: Count = 200,
     ) -> None:
         super().__init__(
             dirpath=folder,

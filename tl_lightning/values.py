@@ -1,102 +1,18 @@
-"""Whether a value may stand for a parameter: by its annotation, and by what the field allows."""
+"""Whether a value may stand for a parameter annotated so, and as what."""
 
-import math
+import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Annotated, Any, Literal, Union
 
+from tl_lightning.ranges import crossed
+
+LARGEST = sys.float_info.max
 LOWER_IS_BETTER = frozenset({"loss", "mse", "mae", "ece"})  # of metrics
-Rule = tuple[Callable[[float], bool], str]
-AT_LEAST_1: Rule = (lambda x: x >= 1, "at least 1")
-NOT_NEGATIVE: Rule = (lambda x: x >= 0, "0 or more")
-SHARE_BELOW_1: Rule = (lambda x: 0 <= x < 1, "at least 0 and below 1")
-BETWEEN_0_AND_1: Rule = (lambda x: 0 < x < 1, "above 0 and below 1")
-ENDLESS: Rule = (lambda x: x >= 1 or x == -1, "at least 1, or -1 for no limit")
-SEED_LIMIT = 1 << 32
-POSITIVE_UP_TO_1: Rule = (lambda x: 0 < x <= 1, "above 0 and at most 1")
-LR: Rule = (lambda x: 0 < x < 100, "above 0 (for fine-tuning usually 1e-5 to 1e-3)")
 PLAIN = (int, float, str, bool, type(None), None, Path, Literal)
-RANGES: dict[str, Rule] = {
-    "lr": LR,
-    "probe_lr": LR,
-    "lr_grid": LR,
-    "weight_decay": NOT_NEGATIVE,
-    "weight_decay_grid": NOT_NEGATIVE,
-    "momentum": SHARE_BELOW_1,
-    "betas": SHARE_BELOW_1,
-    "eps": (lambda x: 0 < x < 1, "above 0 and below 1, such as 1e-8"),
-    "batch_size": AT_LEAST_1,
-    "eval_batch_size": AT_LEAST_1,
-    "shapes": AT_LEAST_1,
-    "max_tokens": AT_LEAST_1,
-    "max_length": (lambda x: x >= 4, "at least 4 tokens"),
-    "seed": NOT_NEGATIVE,
-    "split_seed": NOT_NEGATIVE,
-    "max_epochs": ENDLESS,
-    "max_steps": ENDLESS,
-    "min_epochs": NOT_NEGATIVE,
-    "min_steps": NOT_NEGATIVE,
-    "devices": (lambda x: x >= 1 or x == -1, "at least 1, or -1 for all"),
-    "num_nodes": AT_LEAST_1,
-    "check_val_every_n_epoch": AT_LEAST_1,
-    "val_check_interval": (lambda x: x > 0, "above 0"),
-    "log_every_n_steps": AT_LEAST_1,
-    "limit_train_batches": (lambda x: x > 0, "above 0"),
-    "limit_val_batches": NOT_NEGATIVE,
-    "limit_test_batches": NOT_NEGATIVE,
-    "num_sanity_val_steps": (lambda x: x >= -1, "0 or more, or -1 for all"),
-    "accumulate_grad_batches": AT_LEAST_1,
-    "gradient_clip_val": NOT_NEGATIVE,
-    "num_workers": NOT_NEGATIVE,
-    "patience": AT_LEAST_1,
-    "shots": AT_LEAST_1,
-    "hidden": AT_LEAST_1,
-    "dropout": SHARE_BELOW_1,
-    "label_smoothing": SHARE_BELOW_1,
-    "warmup": SHARE_BELOW_1,
-    "threshold": BETWEEN_0_AND_1,
-    "val_fraction": BETWEEN_0_AND_1,
-    "test_fraction": BETWEEN_0_AND_1,
-    "train_fraction": POSITIVE_UP_TO_1,
-    "layer_decay": POSITIVE_UP_TO_1,
-    "frozen": NOT_NEGATIVE,
-    "top": AT_LEAST_1,
-    "head_epochs": AT_LEAST_1,
-    "probe_epochs": AT_LEAST_1,
-    "epochs_per_group": (lambda x: x > 0, "above 0 (0.25 opens four groups at once)"),
-    "cut_frac": BETWEEN_0_AND_1,
-    "ratio": AT_LEAST_1,
-    "drop_path": SHARE_BELOW_1,
-    "image_size": AT_LEAST_1,
-    "width": AT_LEAST_1,
-    "depth": AT_LEAST_1,
-    "mixup": NOT_NEGATIVE,
-    "cutmix": NOT_NEGATIVE,
-    "mix_off_epochs": NOT_NEGATIVE,
-    "random_erasing": (lambda x: 0 <= x <= 1, "a probability, 0 to 1,"),
-    "alpha": NOT_NEGATIVE,
-    "beta": NOT_NEGATIVE,
-    "rho": (lambda x: x > 0, "above 0 (usually 0.01 to 0.2)"),
-    "p": SHARE_BELOW_1,
-    "decay": SHARE_BELOW_1,
-    "start": SHARE_BELOW_1,
-    "norm_batches": AT_LEAST_1,
-    "k": (lambda x: x >= 2, "at least 2"),
-    "r": AT_LEAST_1,
-    "tokens": AT_LEAST_1,
-    "target_r": AT_LEAST_1,
-    "init_r": AT_LEAST_1,
-    "initial": SHARE_BELOW_1,
-    "final": SHARE_BELOW_1,
-    "every": AT_LEAST_1,
-    "orthogonal": NOT_NEGATIVE,
-    "block_size": (lambda x: x >= 2, "at least 2 features"),
-    "projection_seed": NOT_NEGATIVE,
-    "niter": AT_LEAST_1,
-}
 
 
 def matches(value: Any, hint: Any) -> bool:
@@ -104,6 +20,8 @@ def matches(value: Any, hint: Any) -> bool:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint in (Any, object) or isinstance(hint, typing.TypeVar):
         return True
+    if origin is Annotated:
+        return matches(value, inner[0])
     if isinstance(value, Mapping) and "_target_" in value:
         return takes_part(hint)
     if origin in (Union, types.UnionType):
@@ -116,16 +34,15 @@ def matches(value: Any, hint: Any) -> bool:
         return _takes_list(value, hint, origin, inner)
     kind = origin or hint
     if isinstance(value, Mapping):
-        return isinstance(kind, type) and issubclass(dict, kind)
+        return _takes_mapping(value, kind, inner)
     return _scalar_matches(value, kind)
 
 
 def takes_part(hint: Any) -> bool:
     """Whether a node with a ``_target_`` may stand for a parameter annotated with ``hint``: no plain value is meant."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(map(takes_part, inner))
-    kind = origin or hint
+    if len(options := _options(hint)) > 1:
+        return any(map(takes_part, options))
+    kind = typing.get_origin(options[0]) or options[0]
     return kind not in PLAIN and not (isinstance(kind, type) and issubclass(kind, (list, tuple, dict)))
 
 
@@ -141,7 +58,11 @@ def of_other_kind(part: Any, partial: bool, hint: Any) -> bool:
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+    """What an annotation names, one by one, without what stands beside a type."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _options(inner[0])
+    return tuple(o for i in inner for o in _options(i)) if origin in (Union, types.UnionType) else (hint,)
 
 
 def _takes_list(value: list[Any], hint: Any, origin: Any, inner: tuple[Any, ...]) -> bool:
@@ -154,9 +75,14 @@ def _takes_list(value: list[Any], hint: Any, origin: Any, inner: tuple[Any, ...]
     return not element or all(any(matches(v, e) for e in element) for v in value)
 
 
+def _takes_mapping(value: Mapping[Any, Any], kind: Any, inner: tuple[Any, ...]) -> bool:
+    fits = isinstance(kind, type) and issubclass(dict, kind)
+    return fits and (len(inner) != 2 or all(matches(item, inner[1]) for item in value.values()))
+
+
 def _scalar_matches(value: Any, kind: Any) -> bool:
     if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if kind in (bool, str):
@@ -171,6 +97,8 @@ def described(hint: Any) -> str:
             hint.__name__, hint.__name__
         )
     inner = typing.get_args(hint)
+    if typing.get_origin(hint) is Annotated:
+        return described(inner[0])
     if typing.get_origin(hint) is Literal:
         return " or ".join(map(str, inner))
     if typing.get_origin(hint) in (Union, types.UnionType):
@@ -178,6 +106,56 @@ def described(hint: Any) -> str:
     if typing.get_origin(hint) is list:
         return f"a list ([a,b]) of {described(inner[0])}"
     return str(hint).removeprefix("typing.")
+
+
+def outside(path: str, value: Any, hint: Any, extras: tuple[Any, ...] = ()) -> Iterator[str]:
+    """The numbers in a value that are out of the ranges of its annotation, each with what is expected.
+
+    Args:
+        path: where the value stands.
+        value: one that matches ``hint``.
+        hint: the annotation.
+        extras: ranges that hold beside those of ``hint``, such as that of a whole list.
+    """
+    kind, extras = _meant(value, hint, extras)
+    told = crossed(value, extras)
+    if told is not None:
+        yield f"{path}={value}: {told}"
+    for at, item, inner in _items(value, kind):
+        yield from outside(f"{path}{at}", item, inner, extras)
+
+
+def fitted(value: Any, hint: Any) -> Any:
+    """A value as its annotation means it: whole numbers as floats where those are expected, at any depth."""
+    kind, _ = _meant(value, hint)
+    if kind is float and isinstance(value, int):
+        return float(value)
+    items = [fitted(item, inner) for _, item, inner in _items(value, kind)]
+    if not items:
+        return value
+    return items if isinstance(value, list) else dict(zip(value, items, strict=True))
+
+
+def _meant(value: Any, hint: Any, extras: tuple[Any, ...] = ()) -> tuple[Any, tuple[Any, ...]]:
+    """What of an annotation a value is taken as, and all that stands beside it: of a union, what fits best."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _meant(value, inner[0], (*extras, *inner[1:]))
+    fitting = [option for option in inner if origin in (Union, types.UnionType) and matches(value, option)]
+    if not fitting:
+        return hint, extras
+    best = min(fitting, key=lambda o: (any(outside("", value, o, extras)), type(value) not in _options(o)))
+    return _meant(value, best, extras)
+
+
+def _items(value: Any, kind: Any) -> Iterator[tuple[str, Any, Any]]:
+    """What is inside a list or a mapping that is no part: its place, itself, and its annotation."""
+    inner = [i for i in typing.get_args(kind) if i is not ...]
+    if isinstance(value, list):
+        each = inner if len(inner) == len(value) > 1 else [inner[0] if inner else Any] * len(value)
+        yield from ((f"[{at}]", item, each[at]) for at, item in enumerate(value))
+    elif isinstance(value, Mapping) and "_target_" not in value:
+        yield from ((f".{key}", item, inner[1] if len(inner) == 2 else Any) for key, item in value.items())
 
 
 def nearest(name: str, legal: Iterable[str]) -> str:

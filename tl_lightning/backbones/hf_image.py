@@ -16,6 +16,7 @@ from tl_lightning.backbones.image import ImageBackbone, no_drop_path, refuse_ind
 from tl_lightning.backbones.weights import read_weights, some, without_prefix
 from tl_lightning.errors import UserError
 from tl_lightning.parts import part
+from tl_lightning.ranges import Count, ShareBelow1
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +62,8 @@ class HFImage(ImageBackbone):
         pretrained: bool = True,
         weights: str | None = None,
         pooling: Literal["cls", "mean"] | None = None,
-        drop_path: float | None = None,
-        image_size: int | None = None,
+        drop_path: ShareBelow1 | None = None,
+        image_size: Count | None = None,
         revision: str | None = None,
         attn_implementation: str | None = None,
         gradient_checkpointing: bool = False,

@@ -7,6 +7,7 @@ from tl_lightning.backbones.image import ImageBackbone
 from tl_lightning.backbones.weights import load_weights
 from tl_lightning.images import ImageSpec
 from tl_lightning.parts import part
+from tl_lightning.ranges import Count
 
 STAGES = 3
 HALF = (0.5, 0.5, 0.5)
@@ -26,7 +27,7 @@ class SmallResNet(ImageBackbone):
         UserError: the file cannot be read or does not fit.
     """
 
-    def __init__(self, width: int = 16, depth: int = 1, image_size: int = 32, weights: str | None = None) -> None:
+    def __init__(self, width: Count = 16, depth: Count = 1, image_size: Count = 32, weights: str | None = None) -> None:
         model = nn.Sequential()
         model.add_module("stem", nn.Sequential(_conv(3, width), nn.BatchNorm2d(width), nn.ReLU()))
         widths = [width * 2**stage for stage in range(STAGES)]

@@ -11,6 +11,7 @@ from tl_lightning.backbones.timm_source import Source, find, image_spec
 from tl_lightning.backbones.weights import load_tensors, read_tensors, read_weights, without_prefix
 from tl_lightning.errors import UserError, first_line
 from tl_lightning.parts import part
+from tl_lightning.ranges import Count, ShareBelow1
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,8 @@ class Timm(ImageBackbone):
         name: str,
         pretrained: bool = True,
         weights: str | None = None,
-        drop_path: float | None = None,
-        image_size: int | None = None,
+        drop_path: ShareBelow1 | None = None,
+        image_size: Count | None = None,
         revision: str | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:

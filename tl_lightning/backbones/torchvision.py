@@ -16,6 +16,7 @@ from tl_lightning.backbones.weights import load_tensors, read_tensors, read_weig
 from tl_lightning.errors import UserError
 from tl_lightning.images import ImageSpec
 from tl_lightning.parts import part
+from tl_lightning.ranges import Count, ShareBelow1
 from tl_lightning.values import nearest
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # the second heads of GoogLeNet and Inception
@@ -50,8 +51,8 @@ class Torchvision(ImageBackbone):
         name: str,
         pretrained: bool = True,
         weights: str | None = None,
-        drop_path: float | None = None,
-        image_size: int | None = None,
+        drop_path: ShareBelow1 | None = None,
+        image_size: Count | None = None,
     ) -> None:
         architecture, published = _found(name)
         spec = resized(_spec(published), image_size)

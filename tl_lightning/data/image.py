@@ -20,6 +20,7 @@ from tl_lightning.data.image_views import Augmentation, Augmented, AutoAugment, 
 from tl_lightning.data.module import SplitData
 from tl_lightning.data.store import Store
 from tl_lightning.images import ImageSpec
+from tl_lightning.ranges import Natural, PositiveUpTo1, Probability, Weight
 
 MOST_WORKERS = 8
 BY_CHANCE = {
@@ -52,17 +53,17 @@ class ImageData(SplitData):
     """
 
     preprocessor: ImageSpec
-    crop_scale: tuple[float, float] | None = (0.08, 1.0)
+    crop_scale: tuple[PositiveUpTo1, PositiveUpTo1] | None = (0.08, 1.0)
     flip: bool = True
     auto_augment: AutoAugment | None = None
-    random_erasing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    mix_off_epochs: int = 0
+    random_erasing: Probability = 0.0
+    mixup: Weight = 0.0
+    cutmix: Weight = 0.0
+    mix_off_epochs: Natural = 0
     on_bad: Literal["error", "skip"] = "error"
     near_duplicates: bool = True
     cache: Literal["ram", "disk"] | None = None
-    num_workers: int | None = None
+    num_workers: Natural | None = None
 
     def __post_init__(self) -> None:
         check_image_options(self)

@@ -2,7 +2,7 @@
 
 import io
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from PIL import Image
@@ -14,6 +14,7 @@ from tl_lightning.data.image_views import AutoAugment
 from tl_lightning.data.labels import Cell
 from tl_lightning.errors import UserError
 from tl_lightning.parts import part
+from tl_lightning.ranges import Between0And1, PositiveUpTo1, Range
 
 WHITE = 16
 """Of the 17 shades of grey."""
@@ -74,9 +75,9 @@ class Digits(ImageData):
     ImageData.
     """
 
-    digits: list[int] | None = None
-    test_fraction: float = 0.2
-    crop_scale: tuple[float, float] | None = None
+    digits: list[Annotated[int, Range(ge=0, le=9)]] | None = None
+    test_fraction: Between0And1 = 0.2
+    crop_scale: tuple[PositiveUpTo1, PositiveUpTo1] | None = None
     flip: bool = False
     auto_augment: AutoAugment | None = None
     on_bad: Literal["error"] = "error"

@@ -18,6 +18,7 @@ from tl_lightning.data.options import check_options
 from tl_lightning.data.part import Part
 from tl_lightning.data.splits import first_fraction, first_shots, hold_out, strata
 from tl_lightning.data.store import Store
+from tl_lightning.ranges import Between0And1, Count, Natural, PositiveUpTo1, Seed
 
 
 class Origin(Protocol):
@@ -51,17 +52,17 @@ class SplitData(lightning.LightningDataModule):
 
     preprocessor: Any
     target: Target
-    seed: int = 0
+    seed: Seed = 0
     label: str = "label"
-    batch_size: int = 32
-    eval_batch_size: int | None = None
+    batch_size: Count = 32
+    eval_batch_size: Count | None = None
     label_separator: str = ","
-    val_fraction: float = 0.1
-    test_fraction: float = 0.1
-    split_seed: int = 0
-    train_fraction: float | None = None
-    shots: int | None = None
-    num_workers: int | None = 0
+    val_fraction: Between0And1 = 0.1
+    test_fraction: Between0And1 = 0.1
+    split_seed: Natural = 0
+    train_fraction: PositiveUpTo1 | None = None
+    shots: Count | None = None
+    num_workers: Natural | None = 0
     cache_dir: str | None = None
     cache_features: Literal["auto", "float32", "float16"] | None = "auto"
 

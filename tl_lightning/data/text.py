@@ -19,6 +19,7 @@ from tl_lightning.data.module import SplitData
 from tl_lightning.data.options import check_budget, check_text_options
 from tl_lightning.data.store import Store, TokenStore
 from tl_lightning.data.tables import Columns, Table
+from tl_lightning.ranges import Count, Natural, TextLength
 
 SHAPES = 16
 """Lengths to pad to where there must be few: 5.9% of padding on SST-2."""
@@ -43,14 +44,14 @@ class TextData(SplitData):
     preprocessor: PreTrainedTokenizerBase
     text: str = "text"
     text_pair: str | None = None
-    max_length: int | None = None
+    max_length: TextLength | None = None
     clean: list[Step] | None = None
     on_empty: Literal["error", "drop"] = "error"
-    num_workers: int = 0
+    num_workers: Natural = 0
     near_duplicates: bool = True
     by_length: bool = True
-    shapes: int | None = None
-    max_tokens: int | None = None
+    shapes: Count | None = None
+    max_tokens: Count | None = None
 
     def __post_init__(self) -> None:
         check_text_options(self)

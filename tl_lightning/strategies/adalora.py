@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tl_lightning.errors import UserError
 from tl_lightning.length import training_length
 from tl_lightning.parts import part
+from tl_lightning.ranges import Count, Natural, PositiveUpTo1, ShareBelow1, Weight
 from tl_lightning.strategies.adapters import LayerAdapter
 from tl_lightning.strategies.lora import transposed
 from tl_lightning.strategies.regularizer import Regularizer
@@ -51,17 +52,17 @@ class AdaLoRA(LayerAdapter):
 
     def __init__(
         self,
-        target_r: int = 8,
-        init_r: int = 12,
-        alpha: int = 16,
-        dropout: float = 0.0,
-        initial: float = 0.1,
-        final: float = 0.3,
-        every: int = 1,
-        orthogonal: float = 0.5,
+        target_r: Count = 8,
+        init_r: Count = 12,
+        alpha: Natural = 16,
+        dropout: ShareBelow1 = 0.0,
+        initial: ShareBelow1 = 0.1,
+        final: ShareBelow1 = 0.3,
+        every: Count = 1,
+        orthogonal: Weight = 0.5,
         targets: list[str] | None = None,
         merge: bool = False,
-        layer_decay: float = 1.0,
+        layer_decay: PositiveUpTo1 = 1.0,
         regularizer: Regularizer | None = None,
     ) -> None:
         super().__init__(targets, merge, layer_decay, regularizer)

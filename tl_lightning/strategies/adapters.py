@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from tl_lightning.errors import UserError
+from tl_lightning.ranges import PositiveUpTo1
 from tl_lightning.strategies.base import FineTuning
 from tl_lightning.strategies.merging import write_merged
 from tl_lightning.strategies.places import LINEAR, Kinds, in_layers, named
@@ -46,7 +47,7 @@ class Adapter(FineTuning, ABC):
     adapts: ClassVar[bool] = True
     """The backbone's own weights stay: a regularizer that pulls towards them has nothing to act on."""
 
-    def __init__(self, layer_decay: float = 1.0, regularizer: Regularizer | None = None) -> None:
+    def __init__(self, layer_decay: PositiveUpTo1 = 1.0, regularizer: Regularizer | None = None) -> None:
         require("peft", "peft")
         super().__init__(layer_decay, regularizer)
         self._own: frozenset[str] = frozenset()
@@ -111,7 +112,7 @@ class LayerAdapter(Adapter):
         self,
         targets: list[str] | None,
         merge: bool,
-        layer_decay: float,
+        layer_decay: PositiveUpTo1,
         regularizer: Regularizer | None,
     ) -> None:
         super().__init__(layer_decay, regularizer)

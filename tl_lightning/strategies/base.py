@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tl_lightning.errors import UserError
 from tl_lightning.length import ENDLESS, epochs_ahead
 from tl_lightning.parts import part
+from tl_lightning.ranges import PositiveUpTo1
 from tl_lightning.strategies.regularizer import Regularizer
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class FineTuning(Callback):
     probes = False
     """Whether the head alone is trained, from the first step to the last."""
 
-    def __init__(self, layer_decay: float = 1.0, regularizer: Regularizer | None = None) -> None:
+    def __init__(self, layer_decay: PositiveUpTo1 = 1.0, regularizer: Regularizer | None = None) -> None:
         self.layer_decay = layer_decay
         self.regularizer = regularizer
         self.settled_at = 0  # the epoch with which the last change begins; known once a fit is set up

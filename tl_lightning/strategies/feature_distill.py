@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from tl_lightning.parts import part
+from tl_lightning.ranges import Weight
 from tl_lightning.strategies.regularizer import Regularizer, holds_still, pretrained_that_move
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class FeatureDistill(Regularizer):
         distance: ``l2``, the squared distance divided by the width D; ``cosine``, one minus the cosine.
     """
 
-    def __init__(self, alpha: float = 1.0, distance: Literal["l2", "cosine"] = "l2") -> None:
+    def __init__(self, alpha: Weight = 1.0, distance: Literal["l2", "cosine"] = "l2") -> None:
         self.alpha = alpha
         self.distance = distance
         self._teacher: nn.Module | None = None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Trainer
 
 from tl_lightning.parts import part
+from tl_lightning.ranges import Weight
 from tl_lightning.strategies.regularizer import Regularizer, Start, pretrained_that_move
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class L2SP(Regularizer):
     pull as any gradient.
     """
 
-    def __init__(self, alpha: float = 0.01, beta: float = 0.01) -> None:
+    def __init__(self, alpha: Weight = 0.01, beta: Weight = 0.01) -> None:
         self.alpha = alpha
         self.beta = beta
         self._start: Start | None = None

@@ -9,6 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tl_lightning.errors import UserError
 from tl_lightning.parts import part
+from tl_lightning.ranges import Count, Natural, PositiveUpTo1, ShareBelow1
 from tl_lightning.strategies.adapters import LayerAdapter
 from tl_lightning.strategies.places import LINEAR, width
 from tl_lightning.strategies.regularizer import Regularizer
@@ -43,12 +44,12 @@ class LoRA(LayerAdapter):
 
     def __init__(
         self,
-        r: int = 8,
-        alpha: int = 16,
-        dropout: float = 0.0,
+        r: Count = 8,
+        alpha: Natural = 16,
+        dropout: ShareBelow1 = 0.0,
         targets: list[str] | None = None,
         merge: bool = False,
-        layer_decay: float = 1.0,
+        layer_decay: PositiveUpTo1 = 1.0,
         regularizer: Regularizer | None = None,
     ) -> None:
         super().__init__(targets, merge, layer_decay, regularizer)
@@ -107,13 +108,13 @@ class PiSSA(LoRA):
 
     def __init__(
         self,
-        r: int = 8,
-        alpha: int | None = None,
-        dropout: float = 0.0,
-        niter: int | None = 16,
+        r: Count = 8,
+        alpha: Natural | None = None,
+        dropout: ShareBelow1 = 0.0,
+        niter: Count | None = 16,
         targets: list[str] | None = None,
         merge: bool = False,
-        layer_decay: float = 1.0,
+        layer_decay: PositiveUpTo1 = 1.0,
         regularizer: Regularizer | None = None,
     ) -> None:
         super().__init__(r, r if alpha is None else alpha, dropout, targets, merge, layer_decay, regularizer)

@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from tl_lightning.errors import UserError
 from tl_lightning.parts import part
+from tl_lightning.ranges import ShareBelow1
 from tl_lightning.strategies.regularizer import Regularizer, Start, holds_still, pretrained_that_move
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Mixout(Regularizer):
     paper replaces it by mixout.
     """
 
-    def __init__(self, p: float = 0.7) -> None:
+    def __init__(self, p: ShareBelow1 = 0.7) -> None:
         self.p = p
         self._start: Start | None = None
 

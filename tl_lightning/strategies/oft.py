@@ -2,11 +2,12 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from torch import Tensor, nn
 
 from tl_lightning.parts import part
+from tl_lightning.ranges import PositiveUpTo1, Range, ShareBelow1
 from tl_lightning.strategies.adapters import LayerAdapter
 from tl_lightning.strategies.regularizer import Regularizer
 
@@ -35,12 +36,12 @@ class OFT(LayerAdapter):
 
     def __init__(
         self,
-        block_size: int = 32,
-        dropout: float = 0.0,
+        block_size: Annotated[int, Range(ge=2, note="features")] = 32,
+        dropout: ShareBelow1 = 0.0,
         exact: bool = False,
         targets: list[str] | None = None,
         merge: bool = False,
-        layer_decay: float = 1.0,
+        layer_decay: PositiveUpTo1 = 1.0,
         regularizer: Regularizer | None = None,
     ) -> None:
         super().__init__(targets, merge, layer_decay, regularizer)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from tl_lightning.errors import UserError
 from tl_lightning.parts import part
+from tl_lightning.ranges import Count
 from tl_lightning.strategies.adapters import Adapter
 from tl_lightning.strategies.regularizer import Regularizer
 
@@ -137,7 +138,7 @@ class PromptTuning(Prompt):
         regularizer: see `Prompt`.
     """
 
-    def __init__(self, tokens: int = 20, merge: bool = False, regularizer: Regularizer | None = None) -> None:
+    def __init__(self, tokens: Count = 20, merge: bool = False, regularizer: Regularizer | None = None) -> None:
         super().__init__(tokens, merge, regularizer)
 
     def config(self, shape: dict[str, Any]) -> Any:
@@ -165,8 +166,8 @@ class PrefixTuning(Prompt):
 
     def __init__(
         self,
-        tokens: int = 20,
-        hidden: int | None = None,
+        tokens: Count = 20,
+        hidden: Count | None = None,
         merge: bool = False,
         regularizer: Regularizer | None = None,
     ) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from tl_lightning.errors import UserError
 from tl_lightning.parts import part
+from tl_lightning.ranges import Count, Natural, PositiveUpTo1, ShareBelow1
 from tl_lightning.strategies.adapters import require
 from tl_lightning.strategies.lora import LoRA
 from tl_lightning.strategies.places import in_layers
@@ -45,11 +46,11 @@ class QLoRA(LoRA):
 
     def __init__(
         self,
-        r: int = 8,
-        alpha: int = 16,
-        dropout: float = 0.0,
+        r: Count = 8,
+        alpha: Natural = 16,
+        dropout: ShareBelow1 = 0.0,
         targets: list[str] | None = None,
-        layer_decay: float = 1.0,
+        layer_decay: PositiveUpTo1 = 1.0,
         regularizer: Regularizer | None = None,
     ) -> None:
         require("bitsandbytes", "qlora")

@@ -10,6 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from tl_lightning.errors import UserError
 from tl_lightning.parts import part
+from tl_lightning.ranges import Weight
 from tl_lightning.strategies.regularizer import Regularizer
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class RDrop(Regularizer):
     and backward passes.
     """
 
-    def __init__(self, alpha: float = 1.0) -> None:
+    def __init__(self, alpha: Weight = 1.0) -> None:
         self.alpha = alpha
 
     def prepare(self, task: "TransferTask", trainer: Trainer) -> None:

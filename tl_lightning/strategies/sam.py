@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from lightning.pytorch import Trainer
@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tl_lightning.errors import UserError
 from tl_lightning.parts import part
+from tl_lightning.ranges import Range
 from tl_lightning.strategies.regularizer import Regularizer
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class SAM(Regularizer):
     pass alone.  With several processes all climb by the common gradient, as one process with the whole batch would.
     """
 
-    def __init__(self, rho: float = 0.05) -> None:
+    def __init__(self, rho: Annotated[float, Range(gt=0, note="usually 0.01 to 0.2")] = 0.05) -> None:
         self.rho = rho
         self._batch: tuple[dict[str, Tensor], Tensor] | None = None
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from tl_lightning.errors import UserError
 from tl_lightning.parts import part
+from tl_lightning.ranges import Count, Natural, PositiveUpTo1, ShareBelow1
 from tl_lightning.strategies.adapters import LayerAdapter
 from tl_lightning.strategies.lora import transposed
 from tl_lightning.strategies.places import LINEAR, in_layers, named, width
@@ -44,7 +45,7 @@ class IA3(LayerAdapter):
         targets: list[str] | None = None,
         feedforward: list[str] | None = None,
         merge: bool = False,
-        layer_decay: float = 1.0,
+        layer_decay: PositiveUpTo1 = 1.0,
         regularizer: Regularizer | None = None,
     ) -> None:
         super().__init__(targets, merge, layer_decay, regularizer)
@@ -107,13 +108,13 @@ class VeRA(LayerAdapter):
 
     def __init__(
         self,
-        r: int = 256,
-        dropout: float = 0.0,
+        r: Count = 256,
+        dropout: ShareBelow1 = 0.0,
         d_initial: float = 0.1,
-        projection_seed: int = 0,
+        projection_seed: Natural = 0,
         targets: list[str] | None = None,
         merge: bool = False,
-        layer_decay: float = 1.0,
+        layer_decay: PositiveUpTo1 = 1.0,
         regularizer: Regularizer | None = None,
     ) -> None:
         super().__init__(targets, merge, layer_decay, regularizer)

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 from tl_lightning.errors import UserError
 from tl_lightning.parts import part
+from tl_lightning.ranges import Count, Natural, PositiveUpTo1, Range, Rate
 from tl_lightning.strategies.base import FineTuning, Phase
 from tl_lightning.strategies.regularizer import Regularizer
 
@@ -19,7 +20,9 @@ class FirstLayers(FineTuning):
     How many may be frozen is measured in Lee et al. (2019, arXiv:1911.03090).
     """
 
-    def __init__(self, frozen: int = 1, layer_decay: float = 1.0, regularizer: Regularizer | None = None) -> None:
+    def __init__(
+        self, frozen: Natural = 1, layer_decay: PositiveUpTo1 = 1.0, regularizer: Regularizer | None = None
+    ) -> None:
         super().__init__(layer_decay, regularizer)
         self.frozen = frozen
 
@@ -36,9 +39,9 @@ class HeadThenTop(FineTuning):
 
     def __init__(
         self,
-        head_epochs: int = 1,
-        top: int = 1,
-        layer_decay: float = 1.0,
+        head_epochs: Count = 1,
+        top: Count = 1,
+        layer_decay: PositiveUpTo1 = 1.0,
         regularizer: Regularizer | None = None,
     ) -> None:
         super().__init__(layer_decay, regularizer)
@@ -61,7 +64,10 @@ class Gradual(FineTuning):
     sooner = "strategy.epochs_per_group"
 
     def __init__(
-        self, epochs_per_group: float = 1.0, layer_decay: float = 1.0, regularizer: Regularizer | None = None
+        self,
+        epochs_per_group: Annotated[float, Range(gt=0, note="0.25 opens four groups at once")] = 1.0,
+        layer_decay: PositiveUpTo1 = 1.0,
+        regularizer: Regularizer | None = None,
     ) -> None:
         super().__init__(layer_decay, regularizer)
         self.epochs_per_group = epochs_per_group
@@ -89,9 +95,9 @@ class LPFT(FineTuning):
 
     def __init__(
         self,
-        probe_epochs: int = 1,
-        probe_lr: float = 1e-3,
-        layer_decay: float = 1.0,
+        probe_epochs: Count = 1,
+        probe_lr: Rate = 1e-3,
+        layer_decay: PositiveUpTo1 = 1.0,
         regularizer: Regularizer | None = None,
     ) -> None:
         super().__init__(layer_decay, regularizer)
@@ -123,7 +129,7 @@ class UnfreezeAt(FineTuning):
     def __init__(
         self,
         unfreeze_at: list[list[Groups]],
-        layer_decay: float = 1.0,
+        layer_decay: PositiveUpTo1 = 1.0,
         regularizer: Regularizer | None = None,
     ) -> None:
         super().__init__(layer_decay, regularizer)
