@@ -28,7 +28,7 @@ from tl_lightning.features import CachedFeatures
 from tl_lightning.grid_task import GridTask
 from tl_lightning.interrupt import StopAtStep
 from tl_lightning.job import ALONE, Job
-from tl_lightning.length import limited
+from tl_lightning.length import limited, refuse_no_batches
 from tl_lightning.objectives import mode
 from tl_lightning.precision import native_precision
 from tl_lightning.soup import Soup
@@ -36,6 +36,7 @@ from tl_lightning.task import TransferTask
 from tl_lightning.throughput import Throughput
 
 LOG_EVERY = 50
+UNFIT = (MisconfigurationException, ImportError, TypeError, ValueError)  # how Lightning refuses a word
 log = logging.getLogger(__name__)
 
 
@@ -69,14 +70,16 @@ def learner(config: Mapping[str, Any]) -> tuple[TransferTask, Any]:
     from scratch get the same head.
     """
     seed = config["seed"]
-    strategy = make(config["strategy"])  # first: what it refuses must not cost the loading of model and data
+    # First: what these refuse must not cost the loading of model and data.
+    strategy, optimizer = make(config["strategy"]), make(config["optimizer"])
+    _refuse_unfit(optimizer)
     lightning.seed_everything(seed, workers=True, verbose=False)
     backbone = make(config["backbone"])
     objective = make(config["objective"])
     data = make(config["data"])(preprocessor=backbone.preprocessor, target=objective.target, seed=seed)
     data.setup()
     lightning.seed_everything(seed, workers=True, verbose=False)
-    head, optimizer = make(config["head"])(backbone.out_features, data.num_outputs), make(config["optimizer"])
+    head = make(config["head"])(backbone.out_features, data.num_outputs)
     task = _task_of(head, optimizer)(
         backbone,
         head=head,
@@ -91,6 +94,18 @@ def learner(config: Mapping[str, Any]) -> tuple[TransferTask, Any]:
         compiled=Compiled(word) if (word := config.get("compile", False)) else None,
     )
     return task, data
+
+
+def _refuse_unfit(optimizer: Callable[..., Any]) -> None:
+    """Find out on two groups of one weight what an optimizer says of its words.
+
+    Raises:
+        UserError: it refuses them, or groups of parameters.
+    """
+    try:
+        optimizer([{"params": [nn.Parameter(torch.zeros(1, 1))]} for _ in range(2)])
+    except (RuntimeError, TypeError, ValueError) as fault:
+        raise UserError(f"optimizer: {first_line(fault)}") from fault
 
 
 def _task_of(head: nn.Module, optimizer: Any) -> Callable[..., TransferTask]:
@@ -134,6 +149,7 @@ def build(
         callbacks.insert(callbacks.index(best) + 1 if best else 0, average)
     beside = [features, *callbacks, throughput, stop, *job.callbacks]  # features first: they are no training time
     trainer = make_trainer(config["trainer"], data, beside, loggers, folder, precision)
+    refuse_no_batches(trainer, data)
     return Parts(task, data, trainer, best, throughput, average, features)
 
 
@@ -171,7 +187,7 @@ def make_trainer(
             use_distributed_sampler=False,
             plugins=[AsideCheckpointIO(), *slurm.environment(), *plugins],
         )
-    except (MisconfigurationException, ValueError) as fault:  # what no annotation says: such a device is not here
+    except UNFIT as fault:  # what no annotation says: such a device or package is not here
         raise UserError(f"trainer: {first_line(fault)}") from fault
     steps = max(1, limited(len(data.train_dataloader()) // trainer.world_size, trainer.limit_train_batches))
     every = min(settings.get("log_every_n_steps") or LOG_EVERY, steps)  # a short epoch logs too

@@ -164,21 +164,24 @@ def _ends(trainer: Trainer) -> bool:
 
 
 class Patience(EarlyStopping):
-    """Begins to watch with the epoch in which the strategy's last change begins: a short probe must not end it all."""
+    """Begins to watch with the epoch in which the strategy's last change begins: a short probe must not end it all.
+
+    Before the first validation there is nothing to watch.
+    """
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look, if it is time."""
-        if _settled(trainer, pl_module):
+        if self._is_time(trainer, pl_module):
             super().on_validation_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look, if it is time."""
-        if _settled(trainer, pl_module):
+        if self._is_time(trainer, pl_module):
             super().on_train_epoch_end(trainer, pl_module)
 
-
-def _settled(trainer: Trainer, pl_module: LightningModule) -> bool:
-    return bool(trainer.current_epoch >= pl_module.strategy.settled_at)  # type: ignore[operator, union-attr]
+    def _is_time(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+        settled = trainer.current_epoch >= pl_module.strategy.settled_at  # type: ignore[operator, union-attr]
+        return bool(settled and self.monitor in trainer.callback_metrics)
 
 
 @part("callbacks")

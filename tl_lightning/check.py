@@ -20,6 +20,7 @@ from tl_lightning.targets import (
     open_ended,
     parameters,
 )
+from tl_lightning.trainer_faults import trainer_faults
 from tl_lightning.values import described, fitted, matches, nearest, of_other_kind, outside
 
 MISSING = "???"
@@ -114,6 +115,7 @@ def _together_faults(config: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(data, Mapping) and None not in (data.get("shots"), data.get("train_fraction")):
         yield "data.shots and data.train_fraction both say how much to train on: give one of them"
     yield from grid_faults(config)
+    yield from trainer_faults(config)
     if isinstance(name, str) and not FAMILY.fullmatch(name):
         yield f"name={_short(name)}: a name for a folder is expected, without a slash and not beginning with a dot"
 

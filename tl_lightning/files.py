@@ -38,6 +38,7 @@ def aside(path: Path) -> Iterator[Path]:
     beside = path.with_name(path.name + ".tmp")
     try:
         with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)  # a run directory may be deleted while its run goes on
             yield beside
             beside.replace(path)
     finally:

@@ -10,6 +10,7 @@ from tl_lightning.errors import UserError
 from tl_lightning.record import read_record
 from tl_lightning.resume import stored_config
 from tl_lightning.task import TransferTask
+from tl_lightning.trial import trial_words
 
 BEST = "checkpoints/best.ckpt"
 
@@ -27,7 +28,10 @@ def finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise UserError(f"{folder} has no {BEST}: there are no fine-tuned weights to work with")
     config = stored_config(folder)
     config.pop("defaults", None)
-    return check(config), record
+    checked = check(config)
+    if tried := trial_words(checked["trainer"]):
+        raise UserError(f"{folder} only tried something ({' '.join(tried)}): a whole run is expected")
+    return checked, record
 
 
 def rebuilt(config: Mapping[str, Any], record: Mapping[str, Any]) -> tuple[TransferTask, Any]:

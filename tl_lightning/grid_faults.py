@@ -19,7 +19,7 @@ def grid_faults(config: Mapping[str, Any]) -> Iterator[str]:
         return
     for name in names:
         values = head[name]
-        if isinstance(values, list) and (not values or len(set(map(str, values))) < len(values)):
+        if isinstance(values, list) and (not values or any(values.count(value) > 1 for value in values)):
             yield f"head.{name}={values}: at least one value is expected, and each once, as [0.001,0.01,0.1]"
     asked = f"head.{names[0]} trains many heads side by side"
     yield from _strategy_faults(asked, config)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric
 
+from tl_lightning.errors import UserError
 from tl_lightning.head_grid import HeadGrid, scale_steps
 from tl_lightning.objectives import mode
 from tl_lightning.report import aligned, number
@@ -132,7 +133,16 @@ class GridTask(TransferTask):
         return value if mode(self.objective.monitor) == "min" else -value
 
     def on_fit_end(self) -> None:
-        """Tell all of them."""
+        """Tell all of them.
+
+        Raises:
+            UserError: there was no validation, so that no head could be chosen.
+        """
+        if all(epoch is None for epoch in self.epochs) and self.grid.alive.any():
+            raise UserError(
+                "head.lr_grid, head.weight_decay_grid: the training ended before its first validation, so that no head"
+                " was chosen; train longer, or validate earlier (trainer.val_check_interval=)"
+            )
         if self.trainer.is_global_zero:
             name = f"best val/{self.objective.monitor}"
             rows = [

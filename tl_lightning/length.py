@@ -1,7 +1,7 @@
 """How long a training is."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lightning.pytorch import Trainer
 
@@ -61,6 +61,28 @@ def limited(batches: int, limit: float | None) -> int:
     if limit is None:
         return batches
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+
+
+def refuse_no_batches(trainer: Trainer, data: Any) -> None:
+    """Find out before the training what Lightning would only tell in it, or after it.
+
+    Raises:
+        UserError: a share of a split's batches is none of them, or no epoch is as long as ``val_check_interval``.
+    """
+    for split in ("train", "val", "test"):
+        limit = getattr(trainer, f"limit_{split}_batches")
+        batches = math.ceil(len(getattr(data, f"{split}_dataloader")()) / trainer.world_size)
+        if limit and not limited(batches, limit):
+            raise UserError(
+                f"trainer.limit_{split}_batches={limit} of {batches} batches is none: a share of"
+                f" {math.ceil(1000 / batches) / 1000} or more, or trainer.limit_{split}_batches=1 for one batch"
+            )
+        every = trainer.val_check_interval if split == "train" and trainer.check_val_every_n_epoch else None
+        if isinstance(every, int) and every > (taken := limited(batches, limit)):
+            raise UserError(
+                f"trainer.val_check_interval={every}: an epoch has {taken} batches; trainer.val_check_interval={taken}"
+                " or less, or trainer.check_val_every_n_epoch=null to count on from one epoch to the next"
+            )
 
 
 def _ending(steps: float) -> float:

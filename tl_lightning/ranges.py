@@ -57,6 +57,7 @@ _ENDLESS = Range(ge=1, also=(-1, "for no limit"))
 _A_SHARE = "as a share; a whole number counts batches"
 _SOME = Count | Annotated[float, Range(gt=0, le=1, note=_A_SHARE)]
 _ANY = Natural | Annotated[float, Range(ge=0, le=1, note=_A_SHARE)]
+_UNIT = Literal["weeks", "days", "hours", "minutes", "seconds"]
 _EPS = Range(gt=0, lt=1, note="such as 1e-8")
 FOREIGN: dict[str, dict[str, Any]] = {
     "lightning.pytorch.trainer.trainer.Trainer": {
@@ -65,6 +66,7 @@ FOREIGN: dict[str, dict[str, Any]] = {
         "fast_dev_run": Natural | bool,
         "max_epochs": _ENDLESS,
         "max_steps": _ENDLESS,
+        "max_time": str | dict[_UNIT, Natural] | None,
         "min_epochs": NOT_NEGATIVE,
         "min_steps": NOT_NEGATIVE,
         "limit_train_batches": _SOME | None,
@@ -72,7 +74,7 @@ FOREIGN: dict[str, dict[str, Any]] = {
         "limit_test_batches": _ANY | None,
         "limit_predict_batches": _ANY | None,
         "overfit_batches": _ANY,
-        "val_check_interval": _SOME | str | dict[str, Natural] | None,
+        "val_check_interval": _SOME | str | dict[_UNIT, Natural] | None,
         "check_val_every_n_epoch": AT_LEAST_1,
         "num_sanity_val_steps": Range(ge=0, also=(-1, "for all")),
         "log_every_n_steps": AT_LEAST_1,

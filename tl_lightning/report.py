@@ -27,7 +27,10 @@ def number(value: float | None) -> str:
 
 
 def result_table(metrics: Mapping[str, float], intervals: Mapping[str, Sequence[float]], samples: int) -> str:
-    """Test metrics with their bootstrap intervals, and the validation metric beside each."""
+    """Test metrics with their bootstrap intervals, and the validation metric beside each; that alone without a test."""
+    if not samples:
+        found = [(name.partition("/")[2], number(value)) for name, value in metrics.items()]
+        return f"{aligned([('', 'val (best)'), *found])}\n(no test: trainer.limit_test_batches=0)"
     rows = [("", "test", "95% interval", "val (best)")]
     for name, value in metrics.items():
         stage, _, short = name.partition("/")
@@ -36,12 +39,11 @@ def result_table(metrics: Mapping[str, float], intervals: Mapping[str, Sequence[
     return f"{aligned(rows)}\n(intervals: bootstrap over the {samples} test samples, one seed)"
 
 
-def farewell(folder: Path, wandb: Mapping[str, Any] | None) -> str:
+def farewell(folder: Path, wandb: Mapping[str, Any] | None, tested: bool = True) -> str:
     """Where the results lie and how to look further."""
-    lines = [
-        f"run directory  {folder}",
-        f"               {folder / 'predictions.parquet'}: what was predicted for each test sample",
-    ]
+    lines = [f"run directory  {folder}"]
+    if tested:
+        lines.append(f"               {folder / 'predictions.parquet'}: what was predicted for each test sample")
     if wandb and wandb.get("url"):
         lines.append(f"W&B            {wandb['url']}")
     elif wandb and wandb.get("folder"):

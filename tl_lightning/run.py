@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from tl_lightning import predictions, report, slurm, tracking, wandb_results, wandb_run
@@ -19,7 +20,7 @@ from tl_lightning.bootstrap import intervals
 from tl_lightning.build import Parts, build
 from tl_lightning.callbacks import Pruning
 from tl_lightning.checkpoints import PREVIOUS, newest, step_of
-from tl_lightning.errors import first_line
+from tl_lightning.errors import UserError, first_line
 from tl_lightning.grid_task import GridTask
 from tl_lightning.identity import identity
 from tl_lightning.interrupt import Interrupted, StopAtStep, graceful
@@ -28,6 +29,8 @@ from tl_lightning.place import Place
 from tl_lightning.quiet import quiet, without_bar
 from tl_lightning.ranks import Others
 from tl_lightning.record import CONFIG, Record, peak_memory_bytes, write_json, write_text
+from tl_lightning.task import Predictions
+from tl_lightning.trial import trial_words
 
 log = logging.getLogger(__name__)
 
@@ -143,12 +146,15 @@ def _fit_and_test(parts: Parts, place: Place, record: Record, stop: StopAtStep) 
         _device(trainer),
         _precision(parts),
     )
-    with _timed(record, "fit"):
+    with _timed(record, "fit"), _refusing():
         trainer.fit(task, datamodule=data, ckpt_path=resume_from, weights_only=True)
     place.known()
     stop.check()
+    if record.writes:
+        _look_at(folder, task.config)
     pruned = _pruned(trainer)
     if not pruned:
+        _tell_selection(parts)
         _average(parts, record)
         _test(parts, record)
     others = Others(trainer)
@@ -165,6 +171,32 @@ def _fit_and_test(parts: Parts, place: Place, record: Record, stop: StopAtStep) 
     return float("nan") if value is None else value
 
 
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What Lightning finds out about its own words only once it has the data is told as the user's fault."""
+    try:
+        yield
+    except MisconfigurationException as fault:
+        raise UserError(f"trainer: {first_line(fault)}") from fault
+
+
+def _look_at(folder: Path, config: Mapping[str, Any]) -> None:
+    """Say so where the run directory was deleted meanwhile, and write the configuration anew."""
+    if not (folder / CONFIG).exists():
+        log.warning("%s was deleted while the run went on, and is made anew: what it held before is lost", folder)
+        write_config(folder, config)
+
+
+def _tell_selection(parts: Parts) -> None:
+    """Say so where no validation has selected anything."""
+    if not _selected(parts):
+        log.warning("Nothing was selected on val: what is tested are the weights at the end of the training")
+
+
+def _selected(parts: Parts) -> bool:
+    return parts.best is not None and bool(parts.best.best_model_path)
+
+
 def _pruned(trainer: Any) -> bool:
     return any(callback.pruned for callback in trainer.callbacks if isinstance(callback, Pruning))
 
@@ -177,7 +209,14 @@ def _average(parts: Parts, record: Record) -> None:
 
 def _test(parts: Parts, record: Record) -> None:
     trainer, best = parts.trainer, parts.best.best_model_path if parts.best else ""
-    with _timed(record, "test"), without_bar(trainer):
+    if trainer.limit_test_batches == 0:
+        return
+    if best and not Path(best).is_file():
+        raise UserError(
+            f"{best} is gone: it was deleted while the run went on, and with it the weights of the best validation;"
+            " the same command again makes a new run"
+        )
+    with _timed(record, "test"), without_bar(trainer), _refusing():
         trainer.test(parts.task, datamodule=parts.data, ckpt_path=best or None, verbose=False, weights_only=True)
 
 
@@ -189,11 +228,12 @@ def _write_pruned(parts: Parts, record: Record) -> None:
 
 def _selection(parts: Parts) -> dict[str, Any]:
     """What the record says of the best validation, and of the training up to its end."""
-    best, throughput = parts.best, parts.throughput
+    best, throughput = parts.best if _selected(parts) else None, parts.throughput
     return {
         "metrics": dict(best.metrics) if best else {},
-        "selected_by": f"val/{parts.task.objective.monitor}",
+        "selected_by": f"val/{parts.task.objective.monitor}" if best else None,
         "best": {"epoch": best.epoch, "step": best.step} if best else None,
+        "trial": trial_words(parts.task.config["trainer"]) or None,  # such numbers are no evidence
         "steps": parts.trainer.global_step,
         "skipped_steps": parts.task.finite.skipped,
         "parts_of_a_batch": parts.task.memory.facts() or None,  # where it did not fit the memory
@@ -216,21 +256,14 @@ def _drop_curves_after(checkpoint: Path | None, loggers: Sequence[Any]) -> None:
 
 def _write_results(parts: Parts, folder: Path, record: Record) -> None:
     task, trainer, best = parts.task, parts.trainer, parts.best
-    tested = task.predictions
-    assert tested is not None, "trainer.test leaves the predictions"
-    objective = task.objective
-    calculator = objective.metrics(parts.data.num_outputs)
-    found: dict[str, Any] = {**(best.metrics if best else {}), **trainer.callback_metrics}
+    tested = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
+    found: dict[str, Any] = {**(best.metrics if best else {}), **tested}
+    calculator = task.objective.metrics(parts.data.num_outputs)
     names = [f"{stage}/{name}" for stage in ("val", "test") for name in (*calculator.keys(), "loss")]
     metrics = {name: float(found[name]) for name in names if name in found}
-    drawn = intervals(calculator, tested.scores, tested.target, tested.losses)
-    spread = {f"test/{name}": bounds for name, bounds in drawn.items()}
-    table = predictions.columns(tested, objective, task.classes)
-    predictions.write(folder / "predictions.parquet", table)
+    _look_at(folder, task.config)
     write_json(folder / "metrics.json", metrics)
-    texts = parts.data.texts("test", table["id"][: wandb_results.MOST_ROWS])
-    pictures = partial(parts.data.pictures, "test") if hasattr(parts.data, "pictures") else None
-    wandb_results.log_test(trainer.loggers, table, texts, task.classes, pictures)
+    spread = _write_predictions(parts, folder, task.predictions) if task.predictions else {}
     wandb_run.log_best(trainer.loggers, best.metrics if best else {})
     first, tracked = parts.throughput.first_step, _wandb(trainer, started=True)
     record.end(
@@ -241,7 +274,21 @@ def _write_results(parts: Parts, folder: Path, record: Record) -> None:
         seconds_to_first_step=round(first - record.started, 3) if first else None,
         wandb=tracked,
     )
-    print(f"\n{report.result_table(metrics, spread, len(tested.rows))}\n\n{report.farewell(folder, tracked)}")
+    rows = len(task.predictions.rows) if task.predictions else 0
+    print(f"\n{report.result_table(metrics, spread, rows)}\n\n{report.farewell(folder, tracked, tested=rows > 0)}")
+
+
+def _write_predictions(parts: Parts, folder: Path, tested: Predictions) -> dict[str, Any]:
+    """Write what was predicted for each test sample, and give the intervals of the metrics."""
+    task, objective = parts.task, parts.task.objective
+    table = predictions.columns(tested, objective, task.classes)
+    predictions.write(folder / "predictions.parquet", table)
+    texts = parts.data.texts("test", table["id"][: wandb_results.MOST_ROWS])
+    pictures = partial(parts.data.pictures, "test") if hasattr(parts.data, "pictures") else None
+    wandb_results.log_test(parts.trainer.loggers, table, texts, task.classes, pictures)
+    calculator = objective.metrics(parts.data.num_outputs)
+    drawn = intervals(calculator, tested.scores, tested.target, tested.losses)
+    return {f"test/{name}": bounds for name, bounds in drawn.items()}
 
 
 def _device(trainer: Any) -> str:

@@ -56,6 +56,7 @@ class Curves(Logger):
         values = dict(metrics)
         epoch = values.pop("epoch", "")
         new = not self.path.exists()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with naming(self.path), self.path.open("a", newline="") as file:
             rows = csv.writer(file)
             if new:

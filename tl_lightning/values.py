@@ -77,7 +77,7 @@ def _takes_list(value: list[Any], hint: Any, origin: Any, inner: tuple[Any, ...]
 
 def _takes_mapping(value: Mapping[Any, Any], kind: Any, inner: tuple[Any, ...]) -> bool:
     fits = isinstance(kind, type) and issubclass(dict, kind)
-    return fits and (len(inner) != 2 or all(matches(item, inner[1]) for item in value.values()))
+    return fits and (len(inner) != 2 or all(matches(k, inner[0]) and matches(v, inner[1]) for k, v in value.items()))
 
 
 def _scalar_matches(value: Any, kind: Any) -> bool:
@@ -105,6 +105,11 @@ def described(hint: Any) -> str:
         return " or ".join("null" if option is type(None) else described(option) for option in inner)
     if typing.get_origin(hint) is list:
         return f"a list ([a,b]) of {described(inner[0])}"
+    if typing.get_origin(hint) is tuple:
+        each = [described(i) for i in inner if i is not ...]
+        return f"a list ([a,b]) of {each[0] if ... in inner else ' and '.join(each)}"
+    if typing.get_origin(hint) is dict:
+        return f"a mapping ({{a:b}}) from {described(inner[0])} to {described(inner[1])}"
     return str(hint).removeprefix("typing.")
 
 

@@ -23,7 +23,7 @@ def refuse_selection_on_test(runs: Sequence[Run]) -> None:
 def _selected_on_test(run: Run) -> bool:
     prints = run.fact("data", "fingerprints") or {}
     same = prints.get("test") is not None and prints.get("test") == prints.get("val")
-    return same or str(run.record.get("selected_by", "")).startswith("test/")
+    return same or str(run.record.get("selected_by") or "").startswith("test/")
 
 
 def test_set(run: Run) -> str:
@@ -65,13 +65,15 @@ def chosen_metrics(runs: Sequence[Run], asked: Sequence[str]) -> list[str]:
     everywhere = set.intersection(*(set(run.metrics()) for run in runs))
     names = [name.removeprefix("test/") for name in asked]
     if not names:
-        kinds = _by(runs, lambda run: str(run.record.get("selected_by", "")).removeprefix("val/"))
+        kinds = _by(runs, lambda run: str(run.record.get("selected_by") or "").removeprefix("val/"))
         if len(kinds) > 1:
             raise UserError(
                 f"The runs were selected by different metrics ({_counted(kinds)}): say which, as metric=NAME"
             )
-        names = [name for name in kinds if name]
-    for name in names or ["none"]:
+        if "" in kinds:
+            raise UserError(f"Nothing was selected on val in {_listed(runs)}: say which metric, as metric=NAME")
+        names = list(kinds)
+    for name in names:
         if name not in everywhere:
             raise UserError(f"metric={name}: not every run has it; all of them have: {', '.join(sorted(everywhere))}")
     return list(dict.fromkeys(names))
@@ -89,6 +91,12 @@ def unlike_precisions(runs: Sequence[Run]) -> list[str]:
         f"computed in different precisions, as their hardware suggested, which can move a metric ({_counted(kinds)}); "
         f"trainer.precision=32-true makes such runs alike"
     ]
+
+
+def not_selected(runs: Sequence[Run]) -> list[str]:
+    """A note where no validation has selected: such runs show the weights at the end of their training."""
+    last = [run for run in runs if not run.record.get("selected_by")]
+    return [f"tested with the weights at the end, since nothing was selected on val: {_listed(last)}"] if last else []
 
 
 def not_crossed(names: Sequence[str], counts: Sequence[int]) -> UserError:

@@ -43,7 +43,7 @@ def _suffix(study: Study, one: TestSet, metric: str) -> str:
 
 def _plots(study: Study, one: TestSet, metric: str) -> list[tuple[str, str, Draw]]:
     key = numeric(list(one.groups.values()), study.keys)
-    selected = str(study.runs[0].record.get("selected_by", f"val/{metric}")).removeprefix("val/")
+    selected = str(study.runs[0].record.get("selected_by") or f"val/{metric}").removeprefix("val/")
     listed: list[tuple[str, str, Draw]] = [
         ("means", "Means over seeds; a bar that leaves the frame is wider than shown", lambda: plots.means(one, metric))
     ]

@@ -16,8 +16,8 @@ from tl_lightning.errors import UserError
 from tl_lightning.record import read_record, write_text
 from tl_lightning.studies.finding import records_below
 
-VERSION = 1
-UNREADABLE = "unreadable"
+VERSION = 2
+UNREADABLE, TRIAL = "unreadable", "trial"
 Row = dict[str, Any]  # what is kept of a record, and ``stamp``: time and size of its file
 
 
@@ -73,7 +73,7 @@ def _read(folder: Path) -> Row:
     typed = {key: value for key, _, value in parts}
     chosen = {key: name for key, name in (record.get("choices") or {}).items() if name is not None}
     return {
-        "status": record.get("status", UNREADABLE),
+        "status": TRIAL if record.get("trial") else record.get("status", UNREADABLE),
         "started": record.get("started", ""),
         "metrics": {name: value for name, value in (record.get("metrics") or {}).items() if value is not None},
         "selected_by": record.get("selected_by"),

@@ -16,7 +16,7 @@ from tl_lightning.studies.index import Row, rows
 from tl_lightning.values import LOWER_IS_BETTER
 
 OPTIONS: dict[str, Any] = {"dir": "outputs", "sort": "", "limit": 30, "since": "", "until": "", "status": ""}
-STATES = ("finished", "running", "interrupted", "failed", "died", "unreadable")
+STATES = ("finished", "trial", "running", "interrupted", "failed", "died", "unreadable")
 DATE = re.compile(r"\d{4}-\d{2}(-\d{2}(T\d{2}(:\d{2}(:\d{2})?)?)?)?")
 UNTOLD = frozenset({"name", "seed", "logger", "output_dir", "resume"})  # not shown as what a run was
 ALWAYS_TOLD = ("strategy", "data", "backbone")

@@ -139,7 +139,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _metric(record: Mapping[str, Any]) -> str:
-    return str(record.get("selected_by", "")).removeprefix("val/")
+    return str(record.get("selected_by") or "").removeprefix("val/")
 
 
 def _row(name: str, record: Mapping[str, Any], common: Set[str]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import yaml
 from tl_lightning.errors import UserError, first_line
 from tl_lightning.identity import flat
 from tl_lightning.record import CONFIG, read_record, still_runs
+from tl_lightning.trial import trial_words
 
 CURVES = "metrics.csv"
 FINISHED = "finished"
@@ -62,12 +63,21 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
         try:
             record = read_record(folder)
             if record.get("status") == FINISHED:
-                runs.append(Run(folder, record, _config(folder)))
+                run = Run(folder, record, _config(folder))
+                tried = trial(run.config)
+                notes += [f"left out: {folder} only tried something ({tried})"] if tried else []
+                runs += [] if tried else [run]
             else:
                 notes.append(f"left out: {folder} {state(record)}")
         except UserError as fault:
             notes.append(f"left out: {fault}")
     return runs, notes
+
+
+def trial(config: Mapping[str, Any]) -> str:
+    """The words of a configuration, with dotted keys, that make the numbers of its run no evidence; may be empty."""
+    prefix = "trainer."
+    return " ".join(trial_words({k.removeprefix(prefix): v for k, v in config.items() if k.startswith(prefix)}))
 
 
 def state(record: Mapping[str, Any]) -> str:

@@ -86,7 +86,7 @@ def study(
     main = comparable.chosen_metrics(runs, metrics)
     comparable.refuse_unlike_losses(runs, main)
     grouping = grouped(runs, by, names)
-    notes += [*comparable.unlike_precisions(runs), *grouping.notes]
+    notes += [*comparable.unlike_precisions(runs), *comparable.not_selected(runs), *grouping.notes]
     sets = [_test_set(name, grouping, main, notes) for name in dict.fromkeys(names)]
     if len(sets) > 1 and all(len(one.groups) < 2 for one in sets):
         raise comparable.not_crossed([one.name for one in sets], [names.count(one.name) for one in sets])
