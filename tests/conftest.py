@@ -35,6 +35,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 
+from tests.pair import Pair  # noqa: E402
 from tl_lightning.__main__ import overrides  # noqa: E402
 from tl_lightning.config import config_folder, register  # noqa: E402
 
@@ -112,6 +113,14 @@ def compose() -> Compose:
         return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
 
     return compose
+
+
+@pytest.fixture(scope="session")
+def pair() -> Iterator[Pair]:
+    """Runs in two processes, without their imports."""
+    made = Pair()
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -1,8 +1,15 @@
 """A process that has imported everything and forks runs from itself, so that twenty starts cost no imports.
 
-It reads a line of JSON, a list of runs to start at once (config, folder, log, kill), and answers with one: of each the
-exit code, negative for a signal, and the seconds.  ``kill`` is null, a number of seconds after which the run is killed
-from outside, or the name of a place in tests/dying.py where it kills itself.
+It reads a line of JSON, a list of runs to start at once, and answers with one: of each the exit code, negative for a
+signal, and the seconds.  Of a run it is told
+
+config, folder  what to run, and where.
+log             the file that takes what it prints.
+kill            null, a number of seconds after which the run is killed from outside, or the name of a place in
+                tests/dying.py where it kills itself.
+rank            null, or its number among the processes of one run; ``environment`` is what it needs to meet them.
+collectives     null, or the file that takes what it asks of the others (tests/collectives.py).
+goes_on         whether a run that is interrupted goes on in the same process, until it has ended.
 """
 
 import json
@@ -14,10 +21,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
+
 import tl_lightning.run
-from tests import dying
+from tests import collectives, dying
 from tl_lightning import bootstrap
 from tl_lightning.errors import UserError
+from tl_lightning.interrupt import Interrupted
 
 
 def _child(asked: dict[str, Any]) -> None:
@@ -27,8 +37,10 @@ def _child(asked: dict[str, Any]) -> None:
         os.dup2(log.fileno(), 2)
     if isinstance(asked["kill"], str):
         dying.install(asked["kill"])
+    if asked.get("rank") is not None:
+        _join(asked)
     try:
-        tl_lightning.run.run(asked["config"], Path(asked["folder"]))
+        _run(asked["config"], Path(asked["folder"]), asked.get("goes_on", False))
     except UserError as fault:
         print(fault, flush=True)
         os._exit(2)
@@ -39,6 +51,25 @@ def _child(asked: dict[str, Any]) -> None:
         sys.stderr.flush()
         os._exit(1)
     os._exit(0)
+
+
+def _join(asked: dict[str, Any]) -> None:
+    """Be one of several.  Lightning looked for its rank when it was imported; the folder is told by the first one."""
+    os.environ.update(asked["environment"])
+    rank_zero_only.rank = asked["rank"]
+    if asked["rank"]:
+        os.environ["TL_LIGHTNING_RUN_DIR"] = asked["folder"]
+    if asked["collectives"]:
+        collectives.record(Path(asked["collectives"]))
+
+
+def _run(config: dict[str, Any], folder: Path, goes_on: bool) -> None:
+    try:
+        tl_lightning.run.run(config, folder)
+    except Interrupted:
+        if not goes_on:
+            raise
+        _run({**config, "resume": str(folder)}, folder, goes_on)
 
 
 def _started(asked: dict[str, Any]) -> tuple[int, threading.Timer | None]:

@@ -96,3 +96,26 @@ class Weights(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         torch.save(pl_module.state_dict(), Path(trainer.default_root_dir) / f"rank_{trainer.global_rank}.pt")
+
+
+class ReducesApart(Callback):
+    """A collective that the first process enters at one place and the others, at the same time, at another one."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.here(trainer)
+        else:
+            self.there(trainer)
+
+    def here(self, trainer: Trainer) -> None:
+        trainer.strategy.reduce(torch.zeros(1))
+
+    def there(self, trainer: Trainer) -> None:
+        trainer.strategy.reduce(torch.zeros(1))
+
+
+class LogsWithSyncDist(Callback):
+    """A user's own number, reduced by Lightning once somebody reads it."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("own/rank", float(trainer.global_rank), sync_dist=True)

@@ -2,8 +2,6 @@
 
 import json
 import random
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 
 from tests.curves import curves
 from tests.dying import PLACES
+from tests.forks import Forks
 from tl_lightning.check import check
 from tl_lightning.record import read_record
 
@@ -27,13 +26,7 @@ class Forked:
 
     def __init__(self, config: dict[str, Any], root: Path) -> None:
         self.config, self.root, self.starts = config, root, 0
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.forked"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[1],
-        )
+        self._forks = Forks()
 
     def start(self, name: str, kill: float | str | None, **changed: Any) -> tuple[int, float]:
         """The exit code and the seconds of a run below ``root``/``name`` that goes on with what lies there."""
@@ -55,18 +48,10 @@ class Forked:
             }
             for f in folders
         ]
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(asked) + "\n")
-        self._process.stdin.flush()
-        return [tuple(one) for one in json.loads(self._process.stdout.readline())]
+        return self._forks.run(asked)
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(120)
-        self._process.stdout.close()
+        self._forks.close()
 
 
 @pytest.fixture(scope="module")

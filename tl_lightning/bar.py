@@ -16,6 +16,15 @@ class Bar(TQDMProgressBar):
         super().__init__()
         self._shown: Numbers = {}
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """All processes read, though one shows.
+
+        What somebody's callback has logged with ``sync_dist`` is reduced when it is read for the first time, and
+        that takes all of them.
+        """
+        self.get_metrics(trainer, pl_module)
+        super().on_train_epoch_end(trainer, pl_module)
+
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Numbers:
         """The numbers as they were when they were last read."""
         if not trainer.training or trainer.is_last_batch or at_log_step(trainer, trainer.global_step):

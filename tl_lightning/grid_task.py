@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric, Metric
 from tl_lightning.errors import UserError
 from tl_lightning.head_grid import HeadGrid, scale_steps
 from tl_lightning.objectives import mode
+from tl_lightning.ranks import means
 from tl_lightning.report import aligned, number
 from tl_lightning.task import CHECKPOINT_KEY, Batch, TransferTask
 
@@ -94,11 +95,11 @@ class GridTask(TransferTask):
             self._validated.clear()
             alive = self.grid.alive.tolist()
             values = [self._judged(outputs[:, at], target) if lives else math.nan for at, lives in enumerate(alive)]
-            self._choose(values)
-            self._update(outputs[:, self.chosen], target)
-            monitor = self.objective.monitor
             found = zip(self.grid.points, values, strict=True)
-            self.log_dict({f"heads/{point}/{monitor}": value for point, value in found}, sync_dist=True)
+            agreed = means(self.trainer, {f"heads/{point}/{self.objective.monitor}": value for point, value in found})
+            self._choose([float(value) for value in agreed.values()])  # the same head on all processes
+            self._update(outputs[:, self.chosen], target)
+            self.log_dict(agreed)
         super().on_validation_epoch_end()
 
     def _judged(self, outputs: Tensor, target: Tensor) -> float:

@@ -11,6 +11,7 @@ EXPECTED = (  # warnings of Lightning's that do not apply here
     r".*does not have many workers.*",  # batches come from a memory-mapped cache: workers only cost (measured)
     r".*module\(s\) in eval mode at the start of training.*",  # frozen means eval mode: the strategy sets it
     r"Checkpoint directory .* exists and is not empty.*",  # a resume goes on in its own directory
+    r"It is recommended to use `self\.log\('(train|val|test|heads)/.*sync_dist=True.*",  # they are means already
     r".*isinstance\(treespec, LeafSpec\).*",  # between Lightning and a newer torch
 )
 NO_JOB = r"The `srun` command is available.*"  # on a cluster's login node: right in a job, which srun must start

@@ -1,10 +1,12 @@
-"""The processes of one run: how many there are, and whether all of them ended well."""
+"""The processes of one run: how many there are, what they measured together, and whether all of them ended well."""
 
 import subprocess
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
 
 PATIENCE_S = 60.0  # the other processes end within seconds of the first one
 
@@ -28,6 +30,20 @@ def processes(trainer: Mapping[str, Any]) -> int:
 
 def _all_devices(accelerator: str) -> int:
     return max(1, torch.cuda.device_count()) if accelerator in ("auto", "gpu", "cuda") else 1
+
+
+def means(trainer: Trainer, values: Mapping[str, Tensor | float]) -> dict[str, Tensor | float]:
+    """Numbers () as their means over all processes, which must come here together and with the same names.
+
+    What is logged comes here first, and is logged without ``sync_dist``.  With it Lightning reduces a value once it is
+    read, and that may be in one process alone: the first one's progress bar reads while the others are elsewhere.  In
+    double precision the mean of equal numbers is that number.
+    """
+    if trainer.world_size == 1:
+        return dict(values)
+    root = trainer.strategy.root_device
+    stacked = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=root) for value in values.values()])
+    return dict(zip(values, trainer.strategy.reduce(stacked, reduce_op="mean").unbind(), strict=True))
 
 
 class Others:

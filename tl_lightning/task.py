@@ -18,6 +18,7 @@ from tl_lightning.length import at_log_step, training_length
 from tl_lightning.memory import Memory
 from tl_lightning.objectives import Objective
 from tl_lightning.optim import in_phases, param_groups
+from tl_lightning.ranks import means
 from tl_lightning.strategies.base import FineTuning, Phase
 
 CHECKPOINT_KEY = "tl_lightning"
@@ -95,7 +96,7 @@ class TransferTask(LightningModule):
         first = batch_idx % self.trainer.accumulate_grad_batches == 0
         loss, whole = self.memory.loss(self, batch, first)
         if at_log_step(self.trainer, self.trainer.global_step + 1):
-            self.log("train/loss", whole, batch_size=len(batch[1]))
+            self.log_dict(means(self.trainer, {"train/loss": whole}), batch_size=len(batch[1]))
         return loss
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -142,12 +143,13 @@ class TransferTask(LightningModule):
     def _log_scores(self, stage: str) -> None:
         scorer, loss = self._scorer(stage), self._mean_loss(stage)
         found = {**scorer.compute(), f"{stage}/loss": loss.compute()}
-        values = {name: value.float() for name, value in found.items()}  # a degenerate MCC is an integer zero
         scorer.reset()
         loss.reset()
+        # A degenerate MCC is an integer zero.  All processes have computed the same, but for the rounding of a GPU.
+        values = means(self.trainer, {name: value.float() for name, value in found.items()})
         shown = f"{stage}/{self.objective.monitor}"
-        self.log_dict({name: value for name, value in values.items() if name != shown}, sync_dist=True)
-        self.log(shown, values[shown], prog_bar=True, sync_dist=True)
+        self.log_dict({name: value for name, value in values.items() if name != shown})
+        self.log(shown, values[shown], prog_bar=True)
 
     def _scorer(self, stage: str) -> MetricCollection:
         return self.scorers[f"at_{stage}"]  # type: ignore[return-value]

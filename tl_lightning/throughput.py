@@ -1,5 +1,6 @@
 """What a training gets done in its time, measured while it runs; no step waits for it."""
 
+import math
 import time
 from array import array
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tl_lightning.backbones.base import FEATURES
 from tl_lightning.flops import forward_flops, multiplied, passes, peak_flops
+from tl_lightning.ranks import means
 
 CLOCKED = ("samples_per_second", "tokens_per_second", "data_wait", "step_p50", "step_p95", "flops_per_second", "mfu")
 """The names, after train/, of what differs from run to run."""
@@ -86,11 +88,12 @@ class Throughput(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log."""
         self._stop_clock(trainer, pl_module)
-        values = {f"train/{name}": value for name, value in self.facts().items() if value is not None}
         padding = _padding(trainer)
-        if padding is not None and not self._kept:
-            values["train/padding"] = padding.waste  # of the whole epoch, whichever steps of it were taken here
-        pl_module.log_dict(values, sync_dist=True)
+        waste = padding.waste if padding is not None and not self._kept else None  # of the epoch, whichever steps of it
+        found = {**self.facts(), "padding": waste}
+        # The processes need not know the same: one that does not know a value makes it NaN for all.
+        agreed = means(trainer, {name: math.nan if value is None else value for name, value in found.items()})
+        pl_module.log_dict({f"train/{name}": value for name, value in agreed.items() if not math.isnan(value)})
 
     def facts(self) -> dict[str, float | None]:
         """What was measured so far, over all processes; None for what is not known here."""
