@@ -27,7 +27,7 @@ def number(value: float | None) -> str:
 
 
 def result_table(metrics: Mapping[str, float], intervals: Mapping[str, Sequence[float]], samples: int) -> str:
-    """Test metrics with their bootstrap intervals, and the validation metric beside each; that alone without a test."""
+    """Test metrics with their intervals over test samples, and the validation metric beside each; that alone without a test."""
     if not samples:
         found = [(name.partition("/")[2], number(value)) for name, value in metrics.items()]
         return f"{aligned([('', 'val (best)'), *found])}\n(no test: trainer.limit_test_batches=0)"
@@ -36,7 +36,7 @@ def result_table(metrics: Mapping[str, float], intervals: Mapping[str, Sequence[
         stage, _, short = name.partition("/")
         if stage == "test":
             rows.append((short, number(value), interval(intervals.get(name)), number(metrics.get(f"val/{short}"))))
-    return f"{aligned(rows)}\n(intervals: bootstrap over the {samples} test samples, one seed)"
+    return f"{aligned(rows)}\n(intervals: over the {samples} test samples, one seed)"
 
 
 def farewell(folder: Path, wandb: Mapping[str, Any] | None, tested: bool = True) -> str:
