@@ -3,19 +3,22 @@
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, BinaryIO
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from torch import Tensor
 
 from tl_lightning.errors import UserError, first_line
 from tl_lightning.files import aside
+from tl_lightning.run_files import is_whole as is_whole_number
+from tl_lightning.run_files import opened
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+OURS = "tl_lightning"  # what this package keeps in a checkpoint
 SEAL = (
     b"tl_lightning sha256 "  # before the hex digest, as the comment at the very end of the zip file that torch writes
 )
@@ -49,20 +52,85 @@ class AsideCheckpointIO(TorchCheckpointIO):
         Raises:
             UserError: the file is damaged, or holds anything else.
         """
-        if not is_whole(Path(path)):
-            raise UserError(f"{path} is damaged (its checksum differs): it is not used")
-        with _refusing(path):
-            return super().load_checkpoint(path, *args, **{**kwargs, "weights_only": True})
+        return read_checkpoint(Path(path))
 
 
-@contextmanager
-def _refusing(path: str | Path) -> Iterator[None]:
+def read_checkpoint(path: Path, needed: str = "state_dict", mmap: bool = False) -> dict[str, Any]:
+    """A checkpoint of a run: as ``sealed`` reads it, and each of its parts is of its kind.
+
+    Args:
+        path: of the file.
+        needed: the part that is asked for.
+        mmap: leave its tensors on the disk until they are looked at.
+
+    Raises:
+        UserError: the file is damaged, or holds anything else.
+    """
+    content = sealed(path, mmap)
+    if needed not in content:
+        raise UserError(f"{path} is no checkpoint of a run: it holds no {needed}")
+    for key, (fits, expected) in PARTS.items():
+        if key in content and not fits(content[key]):
+            raise UserError(f"{path} is no checkpoint of a run: its {key} is not {expected}")
+    return content
+
+
+def sealed(path: Path, mmap: bool = False) -> dict[str, Any]:
+    """The one way to read a zip file of torch's: whole, as its seal says if it has one; tensors and plain values.
+
+    Raises:
+        UserError: the file is damaged, or holds anything else.
+    """
     try:
-        yield
-    except (UnpicklingError, RuntimeError, EOFError) as fault:
+        opened(path).close()
+        whole = is_whole(path)
+    except OSError as fault:
+        raise UserError(f"{path} cannot be read: {first_line(fault)}") from fault
+    if not whole:
+        raise UserError(f"{path} is damaged (its checksum differs): it is not used")
+    _refuse_packed(path)
+    return unpickled(path, mmap)
+
+
+def unpickled(path: Path, mmap: bool = False) -> dict[str, Any]:
+    """Names to tensors and plain values, from a file of torch's of any age; ``sealed`` asks more of it.
+
+    Raises:
+        UserError: it cannot be read so.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as fault:  # whatever the bytes of a stranger make torch's reader stumble over
         raise UserError(
             f"{path} is damaged, or holds more than tensors and plain values: it is not used ({first_line(fault)})"
         ) from fault
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no names, as a checkpoint or a state dict does: it is not used")
+    return content
+
+
+def _refuse_packed(path: Path) -> None:
+    """Refuse a packed file: torch packs nothing, so a checkpoint unpacks to no more than its own size."""
+    try:
+        with ZipFile(path) as file:
+            parts = file.infolist()
+    except (BadZipFile, OSError, ValueError, NotImplementedError) as fault:
+        raise UserError(f"{path} is damaged: it is not used ({first_line(fault)})") from fault
+    if any(part.compress_type != ZIP_STORED for part in parts) or sum(p.file_size for p in parts) > path.stat().st_size:
+        raise UserError(f"{path} is packed, as no checkpoint is: it is not used")
+
+
+def _are_tensors(state: Any) -> bool:
+    return isinstance(state, dict) and all(isinstance(n, str) and isinstance(t, Tensor) for n, t in state.items())
+
+
+PARTS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "state_dict": (_are_tensors, "names to tensors"),
+    "global_step": (is_whole_number, "a whole number"),
+    "epoch": (is_whole_number, "a whole number"),
+    **{name: (lambda value: isinstance(value, dict), "names to values") for name in ("loops", "callbacks", OURS)},
+    **{name: (lambda value: isinstance(value, list), "a list") for name in ("optimizer_states", "lr_schedulers")},
+}
 
 
 def step_of(path: Path) -> int:
@@ -71,8 +139,7 @@ def step_of(path: Path) -> int:
     Raises:
         UserError: it is damaged, or holds more than tensors and plain values.
     """
-    with _refusing(path):
-        return int(torch.load(path, weights_only=True, mmap=True)["global_step"])
+    return int(read_checkpoint(path, "global_step", mmap=True)["global_step"])
 
 
 class _Hashing:

@@ -8,7 +8,8 @@ from tl_lightning.build import learner
 from tl_lightning.check import check
 from tl_lightning.errors import UserError
 from tl_lightning.record import read_record
-from tl_lightning.resume import stored_config
+from tl_lightning.recorded import FINISHED
+from tl_lightning.resume import refuse_links, stored_config
 from tl_lightning.task import TransferTask
 from tl_lightning.trial import trial_words
 
@@ -21,9 +22,10 @@ def finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         UserError: there is no run, it is not finished, or its checkpoint is gone.
     """
+    refuse_links(folder)
     record = read_record(folder)
-    if record.get("status") != "finished":
-        raise UserError(f"{folder}: this run is {record.get('status')}; its own command with resume={folder} ends it")
+    if record["status"] != FINISHED:
+        raise UserError(f"{folder}: this run is {record['status']}; its own command with resume={folder} ends it")
     if not (folder / BEST).is_file():
         raise UserError(f"{folder} has no {BEST}: there are no fine-tuned weights to work with")
     config = stored_config(folder)

@@ -25,7 +25,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, str]:
         config: checked, so that it says all that will be used.
     """
     return {
-        "config": _hash(sorted((k, str(v)) for k, v in flat(config).items() if k.split(".")[0] not in FREE)),
+        "config": _hash(sorted((k, meaning(v)) for k, v in flat(config).items() if k.split(".")[0] not in FREE)),
         "files": _hash([_print(path) for path in _files(config)]),
         "code": _code(),
     }
@@ -40,6 +40,21 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{key}"] = value
     return found
+
+
+def meaning(value: Any) -> str:
+    """A plain value as a text that is the same for the same value: 1 and 1.0, keys in any order; not 1 and true."""
+    return json.dumps(_plain(value), sort_keys=True, default=str)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
 
 
 def _files(config: Mapping[str, Any]) -> Iterator[Path]:

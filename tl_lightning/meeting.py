@@ -14,6 +14,7 @@ from tl_lightning import slurm
 from tl_lightning.errors import UserError
 from tl_lightning.processes import beginning
 from tl_lightning.record import write_text
+from tl_lightning.run_files import NOTE_BOUND, read_json
 
 MEETINGS = ".meetings"  # in the output directory
 WAIT_S, LOOK_S = 300.0, 0.2
@@ -37,13 +38,12 @@ class Meeting:
         """The run directory, and whether a run goes on there; waits for the first process to say so.
 
         Raises:
-            UserError: it does not.
+            UserError: it does not, or something else stands in its place.
         """
         until = time.monotonic() + WAIT_S
         while time.monotonic() < until:
             with suppress(FileNotFoundError):
-                folder, resumed = json.loads(self.path.read_text())
-                return Path(folder), bool(resumed)
+                return _place(read_json(self.path, NOTE_BOUND), self.path)
             time.sleep(LOOK_S)
         raise UserError(
             f"The first process has not said within {WAIT_S:.0f} s in {self.path} where this run stands: it failed"
@@ -55,6 +55,13 @@ class Meeting:
         self.path.unlink(missing_ok=True)
         with suppress(OSError):
             self.path.parent.rmdir()
+
+
+def _place(told: Any, path: Path) -> tuple[Path, bool]:
+    match told:
+        case [str(folder), bool(resumed)]:
+            return Path(folder), resumed
+    raise UserError(f"{path} does not name a run directory: remove it, and start the processes again")
 
 
 def meeting(config: Mapping[str, Any]) -> Meeting | None:

@@ -18,6 +18,7 @@ from tl_lightning.errors import UserError
 from tl_lightning.files import aside
 from tl_lightning.guard import redacted
 from tl_lightning.processes import lives, this_process
+from tl_lightning.recorded import RUNNING, record_in
 
 RECORD, CONFIG = "run.json", "config.yaml"
 PACKAGES = (
@@ -74,7 +75,7 @@ class Record:
         earlier = _earlier(folder) if resumed else {}
         self.content: dict[str, Any] = {
             **earlier,
-            "status": "running",
+            "status": RUNNING,
             **known,
             "started": earlier.get("started", _timestamp(self.started)),
             "resumed": [*earlier.get("resumed", []), _timestamp(self.started)] if resumed else [],
@@ -116,29 +117,25 @@ def _earlier(folder: Path) -> dict[str, Any]:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record of the run in ``folder``.
+    """The record of the run in ``folder``; its facts are of the kinds that a record has.
 
     Raises:
-        UserError: there is none, or it cannot be read.
+        UserError: there is none, or it cannot be read; in one line.
     """
     try:
-        content = json.loads((folder / RECORD).read_text())
+        return record_in(folder / RECORD)
     except FileNotFoundError:
         raise UserError(f"{folder} is no run directory: it holds no {RECORD}") from None
-    except (OSError, ValueError) as fault:
-        raise UserError(f"{folder / RECORD} cannot be read: {fault}") from fault
-    if not isinstance(content, dict):
-        raise UserError(f"{folder / RECORD} does not hold a record")
-    return content
 
 
 def still_runs(record: Mapping[str, Any]) -> bool:
     """Whether the process of a record that says ``running`` lives; only known on the machine where it runs."""
-    return record.get("status") == "running" and lives(record.get("process") or {})
+    return record.get("status") == RUNNING and lives(record.get("process") or {})
 
 
 def _timestamp(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))
+    """In UTC: runs of one folder may be of several time zones."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S+0000", time.gmtime(seconds))
 
 
 def typed_command() -> str:

@@ -27,7 +27,7 @@ def number(value: float | None) -> str:
 
 
 def result_table(metrics: Mapping[str, float], intervals: Mapping[str, Sequence[float]], samples: int) -> str:
-    """Test metrics with their intervals over test samples, the validation metric beside each; that alone without a test."""
+    """Test metrics with their intervals over test samples, and those of validation; these alone without a test."""
     if not samples:
         found = [(name.partition("/")[2], number(value)) for name, value in metrics.items()]
         return f"{aligned([('', 'val (best)'), *found])}\n(no test: trainer.limit_test_batches=0)"

@@ -6,20 +6,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tl_lightning import slurm
 from tl_lightning.checkpoints import LAST, PREVIOUS
 from tl_lightning.claim import Claim
-from tl_lightning.errors import UserError
-from tl_lightning.identity import FREE, flat, identity
+from tl_lightning.errors import UserError, first_line
+from tl_lightning.identity import FREE, flat, identity, meaning
 from tl_lightning.record import CONFIG, RECORD, read_record, still_runs
+from tl_lightning.recorded import ENDED, FINISHED, config_in
+from tl_lightning.run_files import leads_out
 
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
 PATIENCE_S = 10.0  # for what a killed process leaves behind: its workers end within five seconds
-ENDED = ("finished", "pruned")  # auto goes on with none of these
 
 
 def resumed_run(config: Mapping[str, Any]) -> Claim | None:
@@ -39,7 +38,7 @@ def resumed_run(config: Mapping[str, Any]) -> Claim | None:
     folder = Path(wanted)
     refuse_links(folder)
     record = read_record(folder)
-    if record.get("status") == "finished":
+    if record["status"] == FINISHED:
         raise UserError(f"resume={wanted}: this run is finished; leave resume out to start a new one")
     if still_runs(record):
         raise UserError(f"resume={wanted}: this run is running, as process {record['process']['pid']}")
@@ -57,12 +56,23 @@ def resumed_run(config: Mapping[str, Any]) -> Claim | None:
 def _held(config: Mapping[str, Any]) -> Iterator[Claim]:
     """Unfinished runs of this configuration that no other process has or takes, the newest first."""
     for folder in _unfinished(config):
-        claim = Claim(folder, PATIENCE_S)
-        if claim.held and _record_or_none(folder).get("status") not in ENDED:  # it may have ended while we waited
+        try:
+            claim = Claim(folder, PATIENCE_S)
+        except OSError as fault:  # it has just been removed, or is not ours to read
+            log.warning("resume=auto passes over %s: %s", folder, first_line(fault))
+            continue
+        if claim.held and _is_unfinished(folder):  # it may have ended while we waited
             yield claim
         else:
             claim.release()
             log.warning("resume=auto passes over %s: another process goes on with it.", folder)
+
+
+def _is_unfinished(folder: Path) -> bool:
+    try:
+        return _record_or_none(folder).get("status") not in ENDED
+    except UserError:
+        return False
 
 
 def _unfinished(config: Mapping[str, Any]) -> Iterator[Path]:
@@ -91,15 +101,18 @@ def _record_or_none(folder: Path) -> dict[str, Any]:
 
 
 def refuse_links(folder: Path) -> None:
-    """Refuse a run directory from which a link leads out: it would be read, or written over, somewhere else.
+    """Refuse a run directory that would be read, or written over, somewhere else, or wait for somebody to write.
 
     Raises:
-        UserError: names the link.
+        UserError: names the link that leads out, or what is neither a file nor a folder.
     """
-    home = folder.resolve()
     for path in [*folder.glob("*"), *folder.glob("checkpoints/*")]:
-        if path.is_symlink() and not path.resolve().is_relative_to(home):
-            raise UserError(f"{path} is a link that leads out of the run directory, to {path.resolve()}: not resumed")
+        if path.is_symlink() and leads_out(path, folder):
+            raise UserError(
+                f"{path} is a link that leads out of the run directory, to {os.path.realpath(path)}: not resumed"
+            )
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UserError(f"{path} is neither a file nor a folder: not resumed")
 
 
 def everywhere(config: Mapping[str, Any]) -> list[Path]:
@@ -117,11 +130,18 @@ def earlier(config: Mapping[str, Any], folders: Iterable[Path]) -> Iterator[tupl
 
 def _records(folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any] | None]]:
     """Each with its record, None where it cannot be read; the newest first."""
-    for folder in sorted(folders, key=lambda folder: os.lstat(folder / RECORD).st_mtime, reverse=True):
+    for folder in sorted(folders, key=_changed, reverse=True):
         try:
             yield folder, read_record(folder)
         except UserError:
             yield folder, None
+
+
+def _changed(folder: Path) -> float:
+    try:
+        return os.lstat(folder / RECORD).st_mtime
+    except OSError:  # it has just been removed
+        return 0.0
 
 
 def stored_config(folder: Path) -> dict[str, Any]:
@@ -130,16 +150,10 @@ def stored_config(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read.
     """
-    try:
-        stored = yaml.safe_load((folder / CONFIG).read_text())
-    except (OSError, yaml.YAMLError) as fault:
-        raise UserError(f"{folder / CONFIG} cannot be read: {fault}") from fault
-    if not isinstance(stored, dict):
-        raise UserError(f"{folder / CONFIG} does not hold a configuration")
-    return stored
+    return config_in(folder / CONFIG)
 
 
 def _differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     old, new = flat(stored), flat(config)
     keys = [k for k in {**old, **new} if k.split(".")[0] not in FREE]
-    return [f"{k}: {old.get(k)} then, {new.get(k)} now" for k in keys if old.get(k) != new.get(k)]
+    return [f"{k}: {old.get(k)} then, {new.get(k)} now" for k in keys if meaning(old.get(k)) != meaning(new.get(k))]

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from tl_lightning.callbacks import Best, Mode
+from tl_lightning.checkpoints import read_checkpoint
 from tl_lightning.errors import UserError
 from tl_lightning.norms import refresh
 from tl_lightning.parts import part
@@ -144,7 +145,7 @@ def mean(paths: Sequence[Path]) -> State:
     """The mean of the weights in checkpoints; whole numbers are those of the first."""
     total: State = {}
     for path in paths:
-        for name, value in torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"].items():
+        for name, value in read_checkpoint(path, mmap=True)["state_dict"].items():
             if not value.is_floating_point():
                 total.setdefault(name, value)
             else:

@@ -16,6 +16,7 @@ from tl_lightning import record as record_module
 from tl_lightning.errors import UserError
 from tl_lightning.record import RECORD, write_json
 from tl_lightning.studies import index
+from tl_lightning.studies.index import Row
 from tl_lightning.studies.listing import main
 
 
@@ -162,19 +163,30 @@ def test_records_are_read_once_and_again_when_they_change(outputs: Path, opened:
     (outputs / "name0" / "4" / RECORD).unlink()
     again = index.rows(outputs)
     assert opened[12:] == [outputs / "name0" / "2"]
-    assert again["name0/2"]["status"] == "failed"
+    assert again["name0/2"].status == "failed"
     assert "name0/4" not in again
 
 
-@pytest.mark.parametrize("damage", ["", "{", '{"version": 1}', '{"version": 0, "rows": {}}', '{"version":1,"rows":[1]}',
-                                    '{"version": 1, "rows": {"name0/0": 3}}'])  # fmt: skip
+ROW = '{"version": 2, "rows": {"name0/0": {"stamp": [1, 2], "status": "finished", %s}}}'
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *("", "{", "[" * 100_000, '{"version": 2}', '{"version": 1, "rows": {}}', '{"version": 2, "rows": [1]}'),
+        '{"version": 2, "rows": {"name0/0": 3}}',
+        '{"version": 2, "rows": {"name0/0": {"stamp": [1, 2], "status": "bought"}}}',
+        *(ROW % odd for odd in ('"metrics": {"a": "b"}', '"metrics": {"a": 1e999}', '"words": {"a": 1}', '"more": 1')),
+        *(ROW % odd for odd in ('"started": "then"', '"process": "x"', '"typed": [1]', '"selected_by": 1')),
+    ],
+)
 def test_a_damaged_index_is_built_anew(damage: str, outputs: Path, opened: list[Path]) -> None:
     first = index.rows(outputs)
     path = index.index_path(outputs)
     path.write_text(damage)
     assert index.rows(outputs) == first
     assert len(opened) == 24
-    assert json.loads(path.read_text())["rows"] == first
+    assert {place: Row(**row) for place, row in json.loads(path.read_text())["rows"].items()} == first
 
 
 def test_a_cache_that_cannot_be_written_and_a_folder_that_is_read_only(

@@ -4,12 +4,13 @@ import hashlib
 from collections import OrderedDict
 from pathlib import Path
 from pickle import UnpicklingError
+from zipfile import is_zipfile
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tl_lightning.checkpoints import sealed, unpickled
 from tl_lightning.errors import UserError, first_line
 from tl_lightning.files import located
 
@@ -41,12 +42,13 @@ def read_tensors(path: Path, told: str) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (*DAMAGE, ValueError) as fault:
+        # What is no zip file is of torch before 1.6, and never a checkpoint of ours.
+        loaded = sealed(path) if is_zipfile(path) else unpickled(path)
+    except (*DAMAGE, ValueError, UserError) as fault:
         raise UserError(
             f"{told} is damaged, or not a safetensors file or a state dict of tensors: {first_line(fault)}"
         ) from fault
-    tensors = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    tensors = loaded.get("state_dict", loaded)
     if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) for v in tensors.values()):
         raise UserError(f"{told} does not hold a state dict (names to tensors)")
     return tensors

@@ -14,6 +14,7 @@ from typing import Any
 from tl_lightning.errors import ToldError, UserError
 from tl_lightning.interrupt import SIGNALS, Interrupted
 from tl_lightning.record import RECORD, read_record, write_json
+from tl_lightning.recorded import FAILED, FINISHED, RUNNING
 from tl_lightning.run import write_config
 from tl_lightning.studies.multirun import quoted
 from tl_lightning.studies.ticket import PARENT, Ticket
@@ -115,8 +116,8 @@ def _close(folder: Path, code: int) -> None:
         record = read_record(folder)
     except UserError:  # it did not get that far
         return
-    if record.get("status") in ("running", "finished"):
-        write_json(folder / RECORD, {**record, "status": "failed", "error": f"a process of this run ended with {how}"})
+    if record["status"] in (RUNNING, FINISHED):
+        write_json(folder / RECORD, {**record, "status": FAILED, "error": f"a process of this run ended with {how}"})
 
 
 def end_with_parent() -> None:

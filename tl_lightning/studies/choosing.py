@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from tl_lightning.errors import UserError
-from tl_lightning.studies.grouping import TARGET, word
+from tl_lightning.studies.grouping import TARGET
 from tl_lightning.studies.reading import Run
+from tl_lightning.studies.spelling import spelled, word
 from tl_lightning.values import nearest
 
 OPTIONS = {"by": "", "metric": "", "output": "", "plots": True, "pdf": False, "wandb": False}  # of compare itself
@@ -13,8 +14,10 @@ MOST_VALUES = 8
 
 
 def matches(said: str, asked: str) -> bool:
-    """Whether a word is the one asked for, or fits one of the patterns between commas (``bert_*``)."""
-    return said == asked or any(fnmatchcase(said, pattern) for pattern in asked.split(","))
+    """Whether a word is the one asked for, however that is typed, or fits a pattern between commas (``bert_*``)."""
+    if said in (asked, spelled(asked)):
+        return True
+    return any(said == spelled(pattern) or fnmatchcase(said, pattern) for pattern in asked.split(","))
 
 
 def chosen(runs: Sequence[Run], wanted: Mapping[str, str]) -> list[Run]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from tl_lightning.errors import UserError
 from tl_lightning.studies.reading import Run
+from tl_lightning.studies.spelling import word
 
 SHOWN = 4
 UNKNOWN = "unknown"
@@ -45,7 +46,7 @@ def refuse_unlike(runs: Sequence[Run], name: str) -> None:
 
 def refuse_unlike_losses(runs: Sequence[Run], metrics: Sequence[str]) -> None:
     """Raise UserError where losses are compared that are defined differently."""
-    kinds = _by(runs, lambda run: " ".join(f"{k}={v}" for k, v in sorted(run.config.items()) if _shapes_loss(k)))
+    kinds = _by(runs, lambda run: " ".join(f"{k}={word(v)}" for k, v in sorted(run.config.items()) if _shapes_loss(k)))
     if "loss" in metrics and len(kinds) > 1:
         raise UserError(
             f"metric=loss: the runs measure their loss differently ({_counted(kinds)}); compare another metric"
@@ -54,6 +55,22 @@ def refuse_unlike_losses(runs: Sequence[Run], metrics: Sequence[str]) -> None:
 
 def _shapes_loss(key: str) -> bool:
     return key.startswith("objective.") and key not in ("objective._target_", "objective.monitor")
+
+
+def selectable(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Those that have the metric by which they were selected, as a number; and a line for each of the others.
+
+    A record has null for what is no number.  Where none has it, all are kept: another metric may be asked for.
+    """
+    kept = [run for run in runs if _selected_by(run) in ("", *run.metrics())]
+    if not kept:
+        return list(runs), []
+    lost = [run for run in runs if run not in kept]
+    return kept, [f"left out: {run.folder} has no number as its test/{_selected_by(run)}" for run in lost]
+
+
+def _selected_by(run: Run) -> str:
+    return str(run.record.get("selected_by") or "").removeprefix("val/")
 
 
 def chosen_metrics(runs: Sequence[Run], asked: Sequence[str]) -> list[str]:
@@ -65,7 +82,7 @@ def chosen_metrics(runs: Sequence[Run], asked: Sequence[str]) -> list[str]:
     everywhere = set.intersection(*(set(run.metrics()) for run in runs))
     names = [name.removeprefix("test/") for name in asked]
     if not names:
-        kinds = _by(runs, lambda run: str(run.record.get("selected_by") or "").removeprefix("val/"))
+        kinds = _by(runs, _selected_by)
         if len(kinds) > 1:
             raise UserError(
                 f"The runs were selected by different metrics ({_counted(kinds)}): say which, as metric=NAME"

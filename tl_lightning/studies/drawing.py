@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from tl_lightning.files import aside
 
@@ -88,7 +89,13 @@ def legend(figure: Figure, axes: Axes, labels: int) -> None:
 def save(figure: Figure, path: Path, pdf: bool = False) -> tuple[list[str], str]:
     """Write ``path``.svg, and ``path``.pdf if asked (it takes as long again); gives their names and a data URI."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    try:
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    except ValueError:  # a label of a run with $ in it that is no formula
+        for text in figure.findobj(Text):
+            text.set_parse_math(False)  # type: ignore[attr-defined]
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg, names = buffer.getvalue(), [f"{path.name}.svg"]
     with aside(path.with_name(names[0])) as beside:
         beside.write_bytes(svg)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from tl_lightning.errors import UserError
@@ -32,18 +33,26 @@ def run_folders(roots: Iterable[Path]) -> list[Path]:
 def records_below(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """Each run directory at or below ``root`` with what the file system knows of its record.
 
-    One look at a run directory: nothing is opened, links to folders are not followed, and what cannot be read is
-    passed over.
+    One look at a run directory: nothing is opened, links to folders are not followed, and folders that cannot be
+    read are passed over.
     """
     waiting = [str(root)]
     while waiting:
         folder = waiting.pop()
-        try:
-            stat = os.stat(f"{folder}/{RECORD}")
-        except OSError:
+        stat = _stat_of_record(folder)
+        if stat is None:
             waiting.extend(_folders_in(folder))
         else:
             yield Path(folder), stat
+
+
+def _stat_of_record(folder: str) -> os.stat_result | None:
+    """What the file system knows of a record; of a link that leads nowhere, what it knows of the link."""
+    path = f"{folder}/{RECORD}"
+    for look in (os.stat, os.lstat):
+        with suppress(OSError):
+            return look(path)
+    return None
 
 
 def _folders_in(folder: str) -> list[str]:
@@ -61,4 +70,4 @@ def _folders_in(folder: str) -> list[str]:
 
 
 def _natural(folder: Path) -> list[tuple[int, str]]:
-    return [(int(part) if part.isdigit() else -1, part) for part in folder.parts]
+    return [(int(part) if part.isdecimal() else -1, part) for part in folder.parts]

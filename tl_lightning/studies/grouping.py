@@ -1,6 +1,5 @@
 """What differs between runs, and which runs are repetitions of one another."""
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +7,7 @@ from typing import Any
 
 from tl_lightning.errors import UserError
 from tl_lightning.studies.reading import Run
+from tl_lightning.studies.spelling import word
 from tl_lightning.values import nearest
 
 SCALARS = ("seed", "output_dir", "resume", "hydra", "defaults", "logger")  # what a result does not hang on
@@ -112,15 +112,6 @@ def _for_any_seed(said: str, seed: int) -> str:
     return re.sub(rf"(seed[_=-]?){seed}(?!\d)", r"\1*", said) if "/" in said else said
 
 
-def word(value: Any, is_target: bool = False) -> str:
-    """A value of a configuration as it is typed; of a target its last part."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, str):
-        return value.rpartition(".")[2] if is_target else value
-    return json.dumps(value, default=str).replace('"', "")
-
-
 def _varying(views: Sequence[View], within: Sequence[Any]) -> list[str]:
     """Keys with more than one word inside some part of ``within``, names of groups before single keys."""
     keys = list(dict.fromkeys(key for view in views for key in view))
@@ -166,8 +157,8 @@ def _collect(
 ) -> tuple[list[Group], list[str]]:
     short = {key: _short(key, keys) for key in keys}
     groups: dict[str, Group] = {}
-    newest = sorted(zip(runs, views, within, strict=True), key=lambda item: str(item[0].record.get("started")))
-    for run, view, part in newest:
+    oldest_first = sorted(zip(runs, views, within, strict=True), key=lambda item: item[0].started)
+    for run, view, part in oldest_first:
         label = ", ".join(_named(short[key], key, view.get(key, "-")) for key in keys) or "all runs"
         values = {key: view.get(key, "-") for key in keys}
         group = groups.setdefault(label, Group(label, values))

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 from tl_lightning.identity import identity
 from tl_lightning.ranks import processes
 from tl_lightning.record import RECORD, read_record, still_runs, write_json
+from tl_lightning.recorded import ENDED, FINISHED, PRUNED, RUNNING
 from tl_lightning.resume import AUTO, earlier, everywhere
 from tl_lightning.run import placed_run
 from tl_lightning.studies.apart import own_world, run_apart
@@ -48,7 +49,7 @@ def job(config: dict[str, Any], folder: Path, ticket: Ticket) -> Done:
     again = config["resume"] == AUTO or ticket.trial is not None
     with own_world(), _claim(config, wait=ticket.trial is not None) as claimed:
         if again and not claimed:
-            return _elsewhere(folder, "running", _running(config, folder), float("nan"))
+            return _elsewhere(folder, RUNNING, _running(config, folder), float("nan"))
         if again:
             config, done = _earlier(config, folder, ticket)
             if done is not None:
@@ -82,20 +83,20 @@ def _places(config: Mapping[str, Any], folder: Path, searched: bool) -> set[Path
 
 def _running(config: Mapping[str, Any], folder: Path) -> Path:
     found = earlier(config, _places(config, folder, searched=False))
-    return next((path for path, record in found if record["status"] == "running"), folder)
+    return next((path for path, record in found if record["status"] == RUNNING), folder)
 
 
 def _earlier(config: dict[str, Any], folder: Path, ticket: Ticket) -> tuple[dict[str, Any], Done | None]:
     """What an earlier run of the same identity leaves to do: nothing, or the rest."""
-    final = ("finished", "pruned") if ticket.trial is not None else ("finished",)
+    final = ENDED if ticket.trial is not None else (FINISHED,)
     found = list(earlier(config, _places(config, folder, ticket.trial is not None)))
     for path, record in found:
         if record["status"] in final:
             return config, _elsewhere(folder, record["status"], path, _value(record))
     for path, record in found:
         if still_runs(record):
-            return config, _elsewhere(folder, "running", path, float("nan"))
-        if record["status"] != "pruned":
+            return config, _elsewhere(folder, RUNNING, path, float("nan"))
+        if record["status"] != PRUNED:
             return {**config, "resume": str(path)}, None
     return {**config, "resume": None}, None
 
@@ -109,7 +110,7 @@ def _elsewhere(folder: Path, status: str, found: Path, value: float) -> Done:
 
 
 def _value(record: Mapping[str, Any]) -> float:
-    value = record.get("metrics", {}).get(record.get("selected_by"))
+    value = (record.get("metrics") or {}).get(record.get("selected_by"))
     return float("nan") if value is None else float(value)
 
 

@@ -1,6 +1,5 @@
 """The table at the end of a ``--multirun``."""
 
-import json
 import os
 import re
 import time
@@ -8,14 +7,16 @@ from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from tl_lightning.errors import UserError
 from tl_lightning.record import COMMAND, RECORD, read_record, typed_command
+from tl_lightning.recorded import FINISHED, UNREADABLE
 from tl_lightning.report import aligned, interval, number
+from tl_lightning.run_files import CONFIG_BOUND, NOTE_BOUND, read_json, read_yaml
 from tl_lightning.studies.publish import at_the_end
+from tl_lightning.studies.spelling import spelled
 
 ELSEWHERE = "elsewhere.json"  # in a job's own folder: where its run is, if not there
 CONFIG = "multirun.yaml"  # Hydra's own
@@ -70,18 +71,20 @@ def _same_study(config: DictConfig) -> Path | None:
     """The newest folder in which the words of this command ran before."""
     words = _words(OmegaConf.to_container(config.hydra.overrides.task))
     folders = Path(config.hydra.sweep.dir).parent.glob(f"*/{CONFIG}")
-    for path in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
+    for path in sorted(folders, key=lambda path: os.lstat(path).st_mtime, reverse=True):
         try:
-            stored = yaml.safe_load(path.read_text())["hydra"]["overrides"]["task"]
-        except (OSError, yaml.YAMLError, KeyError, TypeError):
+            stored = read_yaml(path, CONFIG_BOUND)["hydra"]["overrides"]["task"]
+            if _words(stored) == words:
+                return path.parent
+        except (OSError, UserError, KeyError, TypeError, AttributeError):
             continue
-        if _words(stored) == words:
-            return path.parent
     return None
 
 
 def _words(typed: Any) -> list[str]:
-    return sorted(word for word in typed if not word.lstrip("+").startswith(SAME))
+    """What makes a study, each value as it is meant: ``[0.8,1.0]`` is ``[0.8,1]``."""
+    pairs = (word.partition("=") for word in typed if not word.lstrip("+").startswith(SAME))
+    return sorted(f"{key}{equals}{spelled(value)}" for key, equals, value in pairs)
 
 
 def show(folder: Path, started: float = 0.0) -> None:
@@ -103,7 +106,7 @@ def summary(folder: Path, started: float = 0.0) -> str:
         return ""
     metric = next((_metric(record) for record in records.values() if _metric(record)), "")
     heading = ("job", "", "status", f"test {metric}", "95% interval", f"val {metric}")
-    typed = [set(record["overrides"]) for record in records.values() if "overrides" in record]
+    typed = [set(record["overrides"]) for record in records.values() if record.get("overrides") is not None]
     common = set.intersection(*typed) if len(typed) > 1 else set()
     return aligned([heading, *(_row(name, record, common) for name, record in records.items())], left=2)
 
@@ -112,8 +115,8 @@ def _records(folder: Path, started: float) -> Iterator[tuple[str, dict[str, Any]
     own = {path.parent.name for path in folder.glob(f"*/{RECORD}")}
     for name in own:
         record = _read(folder / name)
-        before = record.get("status") == "finished" and (folder / name / RECORD).stat().st_mtime < started
-        yield name, {**record, "status": "finished, skipped"} if before else record
+        before = record["status"] == FINISHED and (folder / name / RECORD).stat().st_mtime < started
+        yield name, {**record, "status": f"{FINISHED}, skipped"} if before else record
     for path in folder.glob(f"*/{ELSEWHERE}"):
         if path.parent.name not in own:
             record = _elsewhere(path)
@@ -122,20 +125,20 @@ def _records(folder: Path, started: float) -> Iterator[tuple[str, dict[str, Any]
 
 def _elsewhere(path: Path) -> dict[str, Any]:
     try:
-        return _read(Path(json.loads(path.read_text())["folder"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return {"status": "unreadable"}
+        return _read(Path(read_json(path, NOTE_BOUND)["folder"]))
+    except (OSError, UserError, KeyError, TypeError, ValueError):
+        return {"status": UNREADABLE}
 
 
 def _number(folder: Path) -> tuple[int, str]:
-    return (int(folder.name) if folder.name.isdigit() else 0, folder.name)
+    return (int(folder.name) if folder.name.isdecimal() else 0, folder.name)
 
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
         return read_record(folder)
     except UserError:
-        return {"status": "unreadable"}
+        return {"status": UNREADABLE}
 
 
 def _metric(record: Mapping[str, Any]) -> str:
@@ -143,14 +146,14 @@ def _metric(record: Mapping[str, Any]) -> str:
 
 
 def _row(name: str, record: Mapping[str, Any], common: Set[str]) -> tuple[str, ...]:
-    metrics, metric = record.get("metrics", {}), _metric(record)
-    own = " ".join(word for word in record.get("overrides", []) if word not in common)
+    metrics, metric = record.get("metrics") or {}, _metric(record)
+    own = " ".join(word for word in record.get("overrides") or [] if word not in common)
     test, val = (number(metrics.get(key)) for key in (f"test/{metric}", f"val/{metric}"))
     return (
         name,
         own,
         str(record.get("status")),
         test,
-        interval(record.get("intervals", {}).get(f"test/{metric}")),
+        interval((record.get("intervals") or {}).get(f"test/{metric}")),
         val,
     )

@@ -33,6 +33,14 @@ class Plot:
     caption: str
 
 
+def heading(study: Study) -> str:
+    """How many runs there are, and by what they are compared."""
+    count = len(study.runs)
+    if not study.keys:
+        return "1 run" if count == 1 else f"{count} runs that differ in nothing but the seed"
+    return f"{count} runs by {', '.join(study.keys)}"
+
+
 def page(
     study: Study,
     title: str,
@@ -49,7 +57,7 @@ def page(
         extra: what is to be said of plots that are not there.
         searched: title and plots of each search that the runs are trials of.
     """
-    count = f"{len(study.runs)} runs by {', '.join(study.keys) or 'nothing'}"
+    count = heading(study)
     sections = [_section(one, metric, found, len(study.sets) > 1, study.keys) for one, metric, found in plots]
     return "\n".join(
         [

@@ -1,16 +1,18 @@
 """What a search found, drawn: its objectives trial by trial, and how much each parameter matters."""
 
-import csv
-import json
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tl_lightning.errors import UserError, first_line
+from tl_lightning.run_files import HISTORY_BOUND, IMPORTANCE_BOUND, is_number, is_whole, read_json, read_rows
 from tl_lightning.studies.drawing import COLOURS, FOLD, GREY, LINE, ROW, folded, house_style, new_figure, save
 from tl_lightning.studies.page import Plot
 from tl_lightning.studies.settings import COSTS, HISTORY, IMPORTANCE, QUALITY
@@ -43,38 +45,50 @@ def searches(folders: Iterable[Path]) -> tuple[list[Search], list[str]]:
     """The searches whose trials are in ``folders``, and what is to be said of those that cannot be read."""
     found, notes = [], []
     for folder in sorted({folder.parent for folder in folders}):
-        if (folder / HISTORY).exists():
+        if os.path.lexists(folder / HISTORY):
             try:
                 found.append(_read(folder))
-            except (OSError, ValueError, IndexError, csv.Error) as fault:
-                notes.append(f"the search in {folder} is not drawn: its {HISTORY} cannot be read ({fault})")
+            except (FileNotFoundError, UserError, ValueError, IndexError) as fault:
+                notes.append(f"the search in {folder} is not drawn: its {HISTORY} cannot be read ({first_line(fault)})")
     return found, notes
 
 
 def _read(folder: Path) -> Search:
-    with (folder / HISTORY).open(newline="") as file:
-        header, *rows = csv.reader(file)
+    header, *rows = read_rows(folder / HISTORY, HISTORY_BOUND)
     rows = [row for row in rows if len(row) == len(header)]  # half a line at the end is passed over
     objectives = []
     for name in header[KNOWN:]:
         if name not in (QUALITY, *COSTS) and not name.startswith("val/"):
             break
         objectives.append(name)
+    if not objectives:
+        raise ValueError("it has no column of an objective")
     values = {name: [_number(row[KNOWN + at]) for row in rows] for at, name in enumerate(objectives)}
-    return Search(folder.name, [int(row[0]) for row in rows], [row[1] for row in rows], values, _importances(folder))
+    return Search(folder.name, [_place(row[0]) for row in rows], [row[1] for row in rows], values, _importances(folder))
+
+
+def _place(text: str) -> int:
+    if not is_whole(int(text)):
+        raise ValueError(f"{text[:20]}... is no number of a trial")
+    return int(text)
 
 
 def _number(text: str) -> float:
-    return float(text) if text else math.nan
+    value = float(text) if text else math.nan
+    return value if math.isfinite(value) else math.nan
 
 
 def _importances(folder: Path) -> dict[str, dict[str, float]]:
     """Empty where the search has not ended, or had too few trials."""
     try:
-        content = json.loads((folder / IMPORTANCE).read_text())
-    except (OSError, ValueError):
+        content = read_json(folder / IMPORTANCE, IMPORTANCE_BOUND)
+    except (FileNotFoundError, UserError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return content if isinstance(content, dict) and all(map(_are_shares, content.values())) else {}
+
+
+def _are_shares(found: Any) -> bool:
+    return isinstance(found, dict) and all(map(is_number, found.values()))
 
 
 def draw(found: Sequence[Search], folder: Path, pdf: bool = False) -> list[tuple[str, list[Plot]]]:

@@ -94,6 +94,8 @@ def study(
         raise UserError("No run in there has finished:\n  " + "\n  ".join(notes))
     runs = chosen(runs, wanted)
     comparable.refuse_selection_on_test(runs)
+    runs, lost = comparable.selectable(runs)
+    notes += lost
     names = _names(runs)
     for name in dict.fromkeys(names):
         comparable.refuse_unlike([run for run, of in zip(runs, names, strict=True) if of == name], name)

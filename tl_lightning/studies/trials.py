@@ -15,6 +15,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tl_lightning.errors import UserError
+from tl_lightning.recorded import PRUNED, RUNNING
 from tl_lightning.studies import history
 from tl_lightning.studies.goals import direction, measured
 from tl_lightning.studies.jobs import Done
@@ -151,7 +152,7 @@ class Trials:
 
     def tell(self, trial: Trial, outcome: Done | Exception) -> None:
         """Tell what became of a trial: values, pruned, or failed (an error, or a value that is no number)."""
-        if isinstance(outcome, Done) and outcome.status == "running":
+        if isinstance(outcome, Done) and outcome.status == RUNNING:
             time.sleep(ELSEWHERE_S)
             with self._alone():
                 self._put_back(self.study.trials[trial.number], died=False)
@@ -163,7 +164,7 @@ class Trials:
             self._running.pop(trial.number, None)
             if isinstance(outcome, Done):
                 trial.set_user_attr("folder", os.path.relpath(outcome.folder, self.folder))
-            if isinstance(outcome, Done) and outcome.status == "pruned":
+            if isinstance(outcome, Done) and outcome.status == PRUNED:
                 self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
             elif values is None:
                 self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)

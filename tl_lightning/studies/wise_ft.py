@@ -11,8 +11,10 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from tl_lightning.backbones.weights import load_tensors
 from tl_lightning.bootstrap import intervals
 from tl_lightning.build import make_trainer
+from tl_lightning.checkpoints import read_checkpoint
 from tl_lightning.commands import given
 from tl_lightning.errors import UserError
 from tl_lightning.files import aside
@@ -95,9 +97,9 @@ def _fine_tuned(folder: Path, task: TransferTask, trainer: Trainer) -> State:
     """The backbone's best weights; the head's are left in the task."""
     task.strategy.regularizer = None  # nothing trains here
     task.strategy.setup(trainer, task, "validate")
-    checkpoint = torch.load(folder / BEST, map_location="cpu", weights_only=True)
+    checkpoint = read_checkpoint(folder / BEST)
     task.on_load_checkpoint(checkpoint)
-    task.load_state_dict(checkpoint["state_dict"])
+    load_tensors(task, checkpoint["state_dict"], str(folder / BEST))
     if getattr(task.strategy, "adapts", False):
         return _copied(merged_state(task.backbone))
     return _copied(task.backbone.state_dict())

@@ -1,0 +1,49 @@
+"""Values as words: two that mean the same are one word, however they were typed."""
+
+import json
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any
+
+from tl_lightning.run_files import Bound, parsed
+
+TYPED_BOUND = Bound(64 * 1024, depth=16, items=10_000)  # one word of a command
+CONSTANTS = {"true": "true", "false": "false", "null": "null", "none": "null"}
+WHOLE = 1e15  # up to here whole numbers are written without an exponent
+
+
+def word(value: Any, is_target: bool = False) -> str:
+    """A value of a configuration as it is typed, one word for one value; of a target its last part."""
+    if isinstance(value, str):
+        return value.rpartition(".")[2] if is_target else value
+    return _plain(value).replace('"', "")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return _number(value)
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_plain, value))}]"
+    if isinstance(value, Mapping):
+        pairs = sorted((_plain(key), _plain(inner)) for key, inner in value.items())
+        return f"{{{', '.join(f'{key}: {inner}' for key, inner in pairs)}}}"
+    return json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _number(value: float) -> str:
+    if isinstance(value, int) or (isfinite(value) and value.is_integer() and abs(value) < WHOLE):
+        return str(int(value))
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
+def spelled(typed: str) -> str:
+    """What was typed for a value as the word that its value has: ``1e-3`` is 0.001, ``[0.8,1.0]`` is [0.8, 1]."""
+    if typed.lower() in CONSTANTS:
+        return CONSTANTS[typed.lower()]
+    if typed[:1] not in ("[", "{", "-", "+", ".") and not typed[:1].isdecimal():
+        return typed
+    try:
+        return word(parsed(typed, TYPED_BOUND)) if len(typed) <= TYPED_BOUND.size else typed
+    except (ValueError, RecursionError):
+        return typed
