@@ -43,7 +43,7 @@ class Bound:
 
 RECORD_BOUND = Bound(4 * MIB, depth=32, items=200_000)  # that of a grid of 1,000 heads takes 0.2 MiB, 10,000 items
 CONFIG_BOUND = Bound(4 * MIB, depth=32, items=100_000)  # names of 21,841 classes (ImageNet-21k) take 0.7 MiB
-CURVES_BOUND = Bound(256 * MIB)  # about 6 million values: a value takes 40 bytes
+CURVES_BOUND = Bound(1024 * MIB)  # about 25 million values of 40 bytes, read one by one
 HISTORY_BOUND = Bound(64 * MIB)  # of a search: 100,000 trials with 30 parameters
 IMPORTANCE_BOUND = Bound(1 * MIB, depth=4, items=10_000)  # objectives times parameters
 NOTE_BOUND = Bound(64 * 1024, depth=4, items=100)  # one path and some words: elsewhere.json, a meeting
@@ -242,11 +242,14 @@ class _Stream:
                 self._node(event)
 
     def _node(self, event: yaml.NodeEvent) -> None:
-        if isinstance(event, yaml.AliasEvent):
-            if event.anchor not in self.sizes:
-                raise ValueError(f"the alias *{event.anchor} stands in what it stands for, or for nothing")
+        if isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)):
+            self._value(event)
+        elif event.anchor in self.sizes:
             self._add(self.sizes[event.anchor])
-            return
+        else:
+            raise ValueError(f"the alias *{event.anchor} stands in what it stands for, or for nothing")
+
+    def _value(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent) -> None:
         if event.tag is not None:
             raise ValueError(f"it holds a tag ({event.tag}): plain values are expected")
         before = self.count

@@ -77,6 +77,8 @@ def _upload(parts: Sequence[Path], seconds: float) -> str | None:
     """Upload one run; None, or why it is left."""
     if _runs_now(parts[-1]):
         return "it is still running"
+    if any(not file.is_file() for part in parts for file in part.glob("*.wandb")):
+        return "its .wandb is no file"
     todo = [str(part) for part in parts if not _uploaded(part)]
     command = [sys.executable, "-m", "wandb", "sync", "--yes", "--include-online", *todo]
     # With the service process of this one, which that variable names, it would end that too.

@@ -17,9 +17,11 @@ from tl_lightning.files import aside, naming
 from tl_lightning.identity import flat
 from tl_lightning.parts import part
 from tl_lightning.record import read_record
+from tl_lightning.run_files import CURVES_BOUND, read_rows
 from tl_lightning.wandb_run import InBackground, reachable, start
 
 COLUMNS = ("step", "epoch", "name", "value")
+LONGEST_STEP = 18  # digits
 
 
 def first_rank() -> bool:
@@ -70,13 +72,15 @@ class Curves(Logger):
         """
         if not self.path.exists():
             return
-        with self.path.open(newline="") as file:
-            whole = (line for line in file if line.endswith("\n"))
-            rows = [row for row in csv.DictReader(whole) if row["step"] and int(row["step"]) < step]
+        rows = (row for row in read_rows(self.path, CURVES_BOUND) if len(row) == len(COLUMNS) and _before(row[0], step))
         with aside(self.path) as beside, beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
             writer.writerows(rows)
+
+
+def _before(said: str, step: int) -> bool:
+    return len(said) <= LONGEST_STEP and said.isascii() and said.isdecimal() and int(said) < step
 
 
 @part("logger")

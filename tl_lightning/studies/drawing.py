@@ -93,7 +93,7 @@ def save(figure: Figure, path: Path, pdf: bool = False) -> tuple[list[str], str]
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     except ValueError:  # a label of a run with $ in it that is no formula
         for text in figure.findobj(Text):
-            text.set_parse_math(False)  # type: ignore[attr-defined]
+            text.set_parse_math(False)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg, names = buffer.getvalue(), [f"{path.name}.svg"]

@@ -118,7 +118,7 @@ def _read(folder: Path, stamp: list[int]) -> Row:
     try:
         record = read_record(folder)
     except UserError as fault:
-        return Row(stamp, UNREADABLE, error=_short(str(fault).removeprefix(f"{folder / RECORD} ")))
+        return Row(stamp, UNREADABLE, error=_short(_without(folder, str(fault))))
     pairs = (word.lstrip("+~").partition("=") for word in record.get("overrides") or [])
     typed = {key: spelled(value) for key, _, value in pairs}
     chosen = {key: str(name) for key, name in (record.get("choices") or {}).items() if name is not None}
@@ -126,7 +126,7 @@ def _read(folder: Path, stamp: list[int]) -> Row:
     return Row(
         stamp,
         TRIAL if record.get("trial") else record["status"],
-        started=moment and moment.timestamp(),
+        started=moment.timestamp() if moment else None,
         metrics={name: value for name, value in (record.get("metrics") or {}).items() if value is not None},
         selected_by=record.get("selected_by") or "",
         words={**typed, **chosen, "name": _word(record.get("name")), "seed": _word(record.get("seed"))},
@@ -134,6 +134,11 @@ def _read(folder: Path, stamp: list[int]) -> Row:
         process=record.get("process") if record["status"] == RUNNING else None,
         error=_short(record.get("error") or ""),
     )
+
+
+def _without(folder: Path, text: str) -> str:
+    """What is said of a run that stands in the same line."""
+    return text.removeprefix(f"{folder / RECORD} ").removeprefix(f"{folder} ")
 
 
 def _word(value: str | int | None) -> str:

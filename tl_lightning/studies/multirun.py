@@ -112,7 +112,7 @@ def summary(folder: Path, started: float = 0.0) -> str:
 
 
 def _records(folder: Path, started: float) -> Iterator[tuple[str, dict[str, Any]]]:
-    own = {path.parent.name for path in folder.glob(f"*/{RECORD}")}
+    own = {path.name for path in folder.glob("*") if os.path.lexists(path / RECORD)}
     for name in own:
         record = _read(folder / name)
         before = record["status"] == FINISHED and (folder / name / RECORD).stat().st_mtime < started

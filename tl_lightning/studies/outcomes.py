@@ -74,10 +74,11 @@ def read_outcomes(folder: Path) -> Outcomes:
     if not len(table):
         raise UserError(f"{path} holds no predictions: it has no rows")
     try:
-        codes = [_codes(table[name].combine_chunks(), kind, classes) for name in NAMES]
+        target, predicted = (_codes(table[name].combine_chunks(), kind, classes) for name in NAMES)
     except (ValueError, KeyError, pa.ArrowException) as fault:
         raise UserError(f"{path} names a class without a column of its own: {first_line(fault)}") from fault
-    return Outcomes(path, kind, classes, _numbers(table["id"]), *codes, _numbers(table["loss"]).astype(float))
+    losses = _numbers(table["loss"]).astype(float)
+    return Outcomes(path, kind, classes, _numbers(table["id"]), target, predicted, losses)
 
 
 @contextmanager

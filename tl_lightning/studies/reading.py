@@ -69,7 +69,8 @@ class Run:
 
 def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
     """The finished runs among ``folders``, and what is to be said of those left out, a line each."""
-    runs, notes = [], []
+    runs: list[Run] = []
+    notes: list[str] = []
     for folder in folders:
         try:
             _refuse_name(folder)

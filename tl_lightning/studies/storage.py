@@ -28,12 +28,20 @@ def opened(place: str) -> BaseStorage:
     Raises:
         UserError: it cannot be reached, is held by another process, or is damaged.
     """
+    _refuse_kind(place)
     with told(place):
         if place.endswith(JOURNAL):
             Path(place).parent.mkdir(parents=True, exist_ok=True)
             return JournalStorage(JournalFileBackend(place))
         waits = {"connect_args": {"timeout": LOCKED_S}} if place.startswith(SQLITE) else {}
         return RDBStorage(place, engine_kwargs=waits)
+
+
+def _refuse_kind(place: str) -> None:
+    """A pipe in place of a local storage would be waited for."""
+    path = Path(place.removeprefix("sqlite:///"))
+    if (place.startswith(SQLITE) or place.endswith(JOURNAL)) and path.exists() and not path.is_file():
+        raise UserError(f"{path} is no file, as a storage is: move it away; or {OTHER}")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tl_lightning.callbacks import Pruning
 from tl_lightning.config import OURS
+from tl_lightning.errors import UserError
 from tl_lightning.job import Job
 from tl_lightning.studies.multirun import group
 
@@ -58,7 +59,7 @@ class Ticket:
 def ticket(multirun: bool) -> Ticket:
     """That of the job which Hydra runs now."""
     if os.environ.get(TICKET):
-        return Ticket(**json.loads(os.environ[TICKET]))
+        return _handed_over(os.environ[TICKET])
     config = HydraConfig.get()
     typed = [word.lstrip("+") for word in config.overrides.task]
     typed = [word for word in typed if not word.startswith(("experiment=", "search=", "resume="))]
@@ -69,6 +70,13 @@ def ticket(multirun: bool) -> Ticket:
         return Ticket(tags, typed, choices=choices)
     study = Path(config.sweep.dir)
     return Ticket(tags, typed, group(study), _trial(config.sweeper), choices)
+
+
+def _handed_over(text: str) -> Ticket:
+    try:
+        return Ticket(**json.loads(text))
+    except (TypeError, ValueError, RecursionError) as fault:
+        raise UserError(f"{TICKET} in the environment is no ticket of a multirun: unset {TICKET}") from fault
 
 
 def _trial(sweeper: DictConfig) -> dict[str, Any] | None:
