@@ -68,6 +68,12 @@ def _refused(run_small: RunSmall, words: Sequence[str], capsys: pytest.CaptureFi
     return told
 
 
+def _nothing_left(folder: Path) -> None:
+    """No run directory, not even an empty one."""
+    assert not list(folder.rglob("run.json")), "a failed run is left"
+    assert not [path for path in (folder / "run", folder / "outputs") if path.exists()]
+
+
 def _nothing_half_written(folder: Path) -> None:
     for record in folder.rglob("run.json"):
         assert read_record(record.parent)["status"] == "failed"
@@ -207,7 +213,13 @@ def test_multirun_tells_of_each_bad_job_and_runs_the_good_one(
     assert "ragged.csv: row 8 has 4 columns" in done.stderr
     assert "latin.csv is not UTF-8" in done.stderr
     found = {record.parent.name: read_record(record.parent)["status"] for record in here.rglob("run.json")}
-    assert found == {"0": "failed", "1": "failed", "2": "finished"}
+    assert found == {"2": "finished"}
+    table = [line.split() for line in done.stdout.splitlines() if re.match(r"\d +data.train=", line)]
+    assert [row[:3] for row in table] == [
+        ["0", "data.train=ragged.csv", "failed"],
+        ["1", "data.train=latin.csv", "failed"],
+        ["2", "data.train=train.csv", "finished"],
+    ]
 
 
 def test_one_failed_job_of_a_multirun_does_not_end_the_others(
@@ -221,7 +233,8 @@ def test_one_failed_job_of_a_multirun_does_not_end_the_others(
     states = {
         path.parent.name: read_record(path.parent)["status"] for path in here.glob("outputs/multirun/*/*/*/run.json")
     }
-    assert states == {"0": "finished", "1": "failed", "2": "finished"}
+    assert states == {"0": "finished", "2": "finished"}
+    assert not list(here.glob("outputs/multirun/*/*/1")), "its folder is gone"
     table = [line.split() for line in done.stdout.splitlines() if re.match(r"\d +data.label=", line)]
     assert [row[:3] for row in table] == [
         ["0", "data.label=label", "finished"],

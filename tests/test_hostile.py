@@ -406,7 +406,7 @@ def test_a_fault_that_speaks_a_secret_is_recorded_without_it(
     config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "canary-of-this-test")
-    config["data"]["label"] = "canary-of-this-test"
+    config["backbone"]["weights"] = "canary-of-this-test"
     with pytest.raises(UserError):
         run(config, tmp_path / "failed")
     assert "canary-of-this-test" not in (tmp_path / "failed/run.json").read_text()

@@ -248,12 +248,12 @@ def test_a_run_that_is_over_leaves_nothing_for_other_processes(config: dict[str,
 
 
 def test_a_failure_is_recorded_and_raised(config: dict[str, Any], tmp_path: Path) -> None:
-    config["data"]["label"] = "nosuch"
-    with pytest.raises(UserError, match="nosuch"):
+    config["data"]["max_length"] = 1  # what only the backbone knows to be too few
+    with pytest.raises(UserError, match=r"data\.max_length=1"):
         run(config, tmp_path / "failed")
     record = read_record(tmp_path / "failed")
     assert record["status"] == "failed"
-    assert "nosuch" in record["error"]
+    assert "data.max_length=1" in record["error"]
 
 
 def test_the_test_split_is_not_read_before_the_fit_is_over(

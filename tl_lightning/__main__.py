@@ -114,6 +114,9 @@ def _hydra(shown: str | None) -> None:
             code = tell(fault, full=shown == "1")
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 sys.exit(code)
+            from tl_lightning.studies.multirun import refused
+
+            refused(Path(HydraConfig.get().runtime.output_dir))
             raise JobError(code, Path(HydraConfig.get().sweep.dir)) from fault
         finally:
             _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))

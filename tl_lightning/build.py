@@ -25,19 +25,31 @@ from tl_lightning.checkpoints import AsideCheckpointIO
 from tl_lightning.compiled import Compiled
 from tl_lightning.errors import UserError, first_line
 from tl_lightning.features import CachedFeatures
+from tl_lightning.files import PACKAGE, located
 from tl_lightning.grid_task import GridTask
 from tl_lightning.interrupt import StopAtStep
 from tl_lightning.job import ALONE, Job
 from tl_lightning.length import limited, refuse_no_batches
-from tl_lightning.objectives import mode
+from tl_lightning.objectives import Objective, mode
 from tl_lightning.precision import native_precision
 from tl_lightning.soup import Soup
+from tl_lightning.targets import locate
 from tl_lightning.task import TransferTask
 from tl_lightning.throughput import Throughput
 
 LOG_EVERY = 50
 UNFIT = (MisconfigurationException, ImportError, TypeError, ValueError)  # how Lightning refuses a word
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class Light:
+    """The parts of a run that cost little to make, with its data looked at as far as that goes without the backbone."""
+
+    strategy: Any
+    optimizer: Any
+    objective: Objective
+    data: Any | None  # None where it cannot be made without the backbone
 
 
 @dataclass
@@ -63,29 +75,57 @@ def make(node: Mapping[str, Any]) -> Any:
         raise fault.__cause__ from None
 
 
-def learner(config: Mapping[str, Any]) -> tuple[TransferTask, Any]:
-    """Make the task of a run and its data.
+def light(config: Mapping[str, Any]) -> Light:
+    """Make what is made first: what is refused here costs neither a model nor a run directory.
+
+    Raises:
+        UserError: a package is not installed, the optimizer refuses its words, or something is wrong with the data;
+            lists all that is wrong with them.
+    """
+    strategy, optimizer, objective = (make(config[group]) for group in ("strategy", "optimizer", "objective"))
+    _refuse_unfit(optimizer)
+    _require(config["backbone"])
+    node = make(config["data"])
+    if not hasattr(node.func, "look"):  # a user's own
+        return Light(strategy, optimizer, objective, None)
+    data = node(preprocessor=None, target=objective.target, seed=config["seed"])
+    data.look()
+    return Light(strategy, optimizer, objective, data)
+
+
+def _require(backbone: Mapping[str, Any]) -> None:
+    """Refuse a backbone whose package is not installed, without making it."""
+    part = locate(backbone["_target_"])
+    if hasattr(part, "require"):
+        part.require()
+    for value in backbone.values():
+        if isinstance(value, str) and value.startswith(PACKAGE):
+            located(value)
+
+
+def learner(config: Mapping[str, Any], made: Light | None = None) -> tuple[TransferTask, Any]:
+    """Make the task of a run and its data; ``made`` holds the light parts where they are made already.
 
     The random state is set anew before the backbone and before the head, so that a pretrained backbone and one
     from scratch get the same head.
     """
-    seed = config["seed"]
-    # First: what these refuse must not cost the loading of model and data.
-    strategy, optimizer = make(config["strategy"]), make(config["optimizer"])
-    _refuse_unfit(optimizer)
+    seed, made = config["seed"], made or light(config)
+    objective, data = made.objective, made.data
     lightning.seed_everything(seed, workers=True, verbose=False)
     backbone = make(config["backbone"])
-    objective = make(config["objective"])
-    data = make(config["data"])(preprocessor=backbone.preprocessor, target=objective.target, seed=seed)
+    if data is None:
+        data = make(config["data"])(preprocessor=backbone.preprocessor, target=objective.target, seed=seed)
+    else:
+        data.preprocessor = backbone.preprocessor
     data.setup()
     lightning.seed_everything(seed, workers=True, verbose=False)
     head = make(config["head"])(backbone.out_features, data.num_outputs)
-    task = _task_of(head, optimizer)(
+    task = _task_of(head, made.optimizer)(
         backbone,
         head=head,
         objective=objective,
-        strategy=strategy,
-        optimizer=optimizer,
+        strategy=made.strategy,
+        optimizer=made.optimizer,
         schedule=make(config["schedule"]),
         num_outputs=data.num_outputs,
         classes=data.classes,
@@ -124,9 +164,20 @@ def build(
     tags: list[str],
     job: Job = ALONE,
     precision: str | None = None,
+    made: Light | None = None,
 ) -> Parts:
-    """Make all parts of one run; ``precision`` is what the trainer gets where the configuration names none."""
-    task, data = learner(config)
+    """Make all parts of one run.
+
+    Args:
+        config: of the run.
+        folder: its run directory.
+        stop: ends it at a signal.
+        tags: words for the tracker.
+        job: what it is part of.
+        precision: what the trainer gets where the configuration names none.
+        made: the light parts, where they are made already.
+    """
+    task, data = learner(config, made)
     monitor = task.objective.monitor
     known = {
         "monitor": f"val/{monitor}",

@@ -60,6 +60,7 @@ FACTS: dict[str, tuple[Kind, str]] = {
     "selected_by": (_text, TEXT),
     "precision": (_text, TEXT),
     "overrides": (_list_of(_text), "a list of texts"),
+    "trial": (_list_of(_text), "a list of texts"),
     "choices": (_named(lambda value: _or_null(_text)(value) or _list_of(_text)(value)), "names by group"),
     "identity": (_named(_text), "texts by name"),
     "metrics": (_named(_or_null(is_number)), "finite numbers by name"),

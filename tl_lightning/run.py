@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from tl_lightning import predictions, report, slurm, tracking, wandb_results, wandb_run
 from tl_lightning.bootstrap import intervals
-from tl_lightning.build import Parts, build
+from tl_lightning.build import Light, Parts, build, light
 from tl_lightning.callbacks import Pruning
 from tl_lightning.checkpoints import PREVIOUS, newest, step_of
 from tl_lightning.errors import UserError, first_line
@@ -69,19 +69,28 @@ def run(
 def placed_run(
     config: Mapping[str, Any], folder: Path, tags: Sequence[str], overrides: Sequence[str], job: Job
 ) -> tuple[Path, float]:
-    """As ``run``; also tells the run directory: not ``folder`` where a run stood there or another one was resumed."""
-    place = Place(config, folder)
+    """As ``run``; also tells the run directory: not ``folder`` where a run stood there or another one was resumed.
+
+    There is one only once the light parts of the run are made: data that are refused leave nothing behind.  Every
+    process of a run looks at the data, so that all of them end with the same message.
+    """
     try:
-        return place.folder, _run(config, place, tags, overrides, job)
+        with graceful(StopAtStep()), quiet():
+            made = light(config)
+        place = Place(config, folder)
+        try:
+            return place.folder, _run(config, place, tags, overrides, job, made)
+        finally:
+            place.leave()
     except Interrupted as ended:
         if ended.args[0] == slurm.SIGNAL and tracking.first_rank():
             slurm.requeue()
         raise
-    finally:
-        place.leave()
 
 
-def _run(config: Mapping[str, Any], place: Place, tags: Sequence[str], overrides: Sequence[str], job: Job) -> float:
+def _run(
+    config: Mapping[str, Any], place: Place, tags: Sequence[str], overrides: Sequence[str], job: Job, made: Light
+) -> float:
     known = {"name": config["name"], "seed": config["seed"], "overrides": list(overrides)}
     known["identity"] = identity(config)
     known |= {"choices": dict(job.choices)} if job.choices else {}
@@ -93,7 +102,7 @@ def _run(config: Mapping[str, Any], place: Place, tags: Sequence[str], overrides
     stop, done = StopAtStep(), False
     try:
         with graceful(stop), quiet():
-            parts = build(config, place.folder, stop, list(tags), job, precision)
+            parts = build(config, place.folder, stop, list(tags), job, precision, made)
             value = _fit_and_test(parts, place, record, stop)
         done = True
         return value

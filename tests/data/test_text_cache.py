@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tl_lightning.data import TextFiles
+from tl_lightning.data import TextFiles, tables
 from tl_lightning.data.clean import STEPS, clean
 from tl_lightning.data.encoding import Encoder
-from tl_lightning.data.store import FORMAT, Store, Writer
+from tl_lightning.data.readers import READERS, Reader
+from tl_lightning.data.store import FORMAT, Store, TokenStore, Writer
 
 Make = Callable[..., TextFiles]
 Write = Callable[[str, Any], Path]
@@ -35,12 +37,38 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files whose rows were read, one entry each time."""
+    names: list[str] = []
+
+    def counting(kind: Reader) -> Reader:
+        def batches(path: Path, columns: Any) -> Any:
+            names.append(path.name)
+            return kind.batches(path, columns)
+
+        return kind._replace(batches=batches)
+
+    monkeypatch.setattr(tables, "READERS", {extension: counting(kind) for extension, kind in READERS.items()})
+    return names
+
+
+@pytest.fixture
 def table(write: Write, reviews: list[dict[str, Any]]) -> Path:
     return write("all.csv", reviews)
 
 
 def _caches(tmp_path: Path) -> list[Path]:
     return [path for path in (tmp_path / "cache/text").iterdir() if path.is_dir()]
+
+
+def _tokens(tmp_path: Path) -> Path:
+    (found,) = (path for path in _caches(tmp_path) if (path / "tokens.bin").exists())
+    return found
+
+
+def _rows(tmp_path: Path) -> Path:
+    (found,) = (path for path in _caches(tmp_path) if (path / "rows.bin").exists())
+    return found
 
 
 def test_second_run_does_not_tokenise(make: Make, table: Path, encoded: list[int]) -> None:
@@ -78,30 +106,68 @@ def test_content_is_part_of_the_key(
     assert encoded == [60, 60]
 
 
-@pytest.mark.parametrize("name", ["meta.json", "tokens.bin", "offsets.bin", "texts.arrow", "codes.bin"])
+def _damaged(path: Path, damage: str) -> None:
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("name", ["meta.json", "tokens.bin", "offsets.bin", "truncated.bin"])
 @pytest.mark.parametrize("damage", ["cut", "gone"])
-def test_damaged_cache_is_built_again(
-    make: Make, table: Path, tmp_path: Path, encoded: list[int], name: str, damage: str, caplog: Any
+def test_damaged_tokens_are_built_again_from_the_rows(
+    make: Make, table: Path, tmp_path: Path, encoded: list[int], reads: list[str], name: str, damage: str, caplog: Any
 ) -> None:
     before = make("all.csv").fingerprint
-    (folder,) = _caches(tmp_path)
-    content = (folder / name).read_bytes()
-    (folder / name).unlink()
-    if damage == "cut":
-        (folder / name).write_bytes(content[: len(content) // 2])
+    _damaged(_tokens(tmp_path) / name, damage)
     assert make("all.csv").fingerprint == before
     assert encoded == [60, 60]
     assert "is damaged" in caplog.text
     make("all.csv")
     assert encoded == [60, 60]
+    assert reads == ["all.csv"]
+
+
+@pytest.mark.parametrize("name", ["meta.json", "rows.bin", "texts.arrow", "codes.bin", "hashes.bin"])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_damaged_rows_are_read_again(
+    make: Make, table: Path, tmp_path: Path, encoded: list[int], reads: list[str], name: str, damage: str, caplog: Any
+) -> None:
+    before = make("all.csv").fingerprint
+    _damaged(_rows(tmp_path) / name, damage)
+    assert make("all.csv").fingerprint == before
+    assert reads == ["all.csv"] * 2
+    assert "is damaged" in caplog.text
+    make("all.csv")
+    assert reads == ["all.csv"] * 2
+    assert encoded == [60], "the tokens fit the same rows"
+
+
+def test_tokens_whose_rows_are_gone_are_no_tokens(make: Make, table: Path, tmp_path: Path) -> None:
+    make("all.csv")
+    assert len(TokenStore(_tokens(tmp_path))) == 60
+    shutil.rmtree(_rows(tmp_path))
+    with pytest.raises(OSError, match=r"meta.json"):
+        TokenStore(_tokens(tmp_path))
+
+
+def test_one_read_of_a_file_serves_all_tokenizers_and_the_look_before(
+    make: Make, table: Path, tmp_path: Path, encoded: list[int], reads: list[str]
+) -> None:
+    data = TextFiles(train=str(table), preprocessor=None, target="class", cache_dir=str(tmp_path / "cache"))  # type: ignore[arg-type]
+    data.look()
+    data.look()
+    assert (reads, encoded) == (["all.csv"], [])
+    make("all.csv")
+    make("all.csv", max_length=9)
+    assert (reads, encoded) == (["all.csv"], [60, 60])
 
 
 def test_older_format_is_built_again(
     make: Make, table: Path, tmp_path: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make("all.csv")
-    (folder,) = _caches(tmp_path)
-    meta = folder / "meta.json"
+    meta = _tokens(tmp_path) / "meta.json"
     meta.write_text(meta.read_text().replace(f'"format": {FORMAT}', '"format": 0'))
     make("all.csv")
     assert encoded == [60, 60]
@@ -117,16 +183,17 @@ def test_killed_build_leaves_nothing_behind(
         patch.setattr(Encoder, "encode", killed)
         with pytest.raises(KeyboardInterrupt):
             make("all.csv")
-    assert _caches(tmp_path) == []
+    assert _caches(tmp_path) == [_rows(tmp_path)], "which were read before, whole"
     assert make("all.csv").summary["rows"]["train"] == 48
 
 
 def test_left_overs_of_a_killed_run_are_swept(make: Make, table: Path, tmp_path: Path) -> None:
     make("all.csv")
-    (folder,) = _caches(tmp_path)
-    folder.rename(folder.with_name(f"{folder.name}.tmpabc"))
+    folders = _caches(tmp_path)
+    for folder in folders:
+        folder.rename(folder.with_name(f"{folder.name}.tmpabc"))
     make("all.csv")
-    assert _caches(tmp_path) == [folder]
+    assert sorted(_caches(tmp_path)) == sorted(folders)
 
 
 def test_finished_cache_needs_no_lock(make: Make, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:

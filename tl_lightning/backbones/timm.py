@@ -1,6 +1,7 @@
 """Image backbones of timm (the extra ``timm``)."""
 
 import logging
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -46,7 +47,9 @@ class Timm(ImageBackbone):
         revision: str | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
-        timm = _timm()
+        self.require()
+        import timm
+
         published = pretrained and weights is None
         source = find(timm, name, revision, published)
         spec = resized(image_spec(timm, source.described), image_size)
@@ -74,13 +77,11 @@ class Timm(ImageBackbone):
         self.out_features = self.measured()
         log.info("backbone %s: %s", name, type(model).__name__)
 
-
-def _timm() -> ModuleType:
-    try:
-        import timm
-    except ImportError as fault:
-        raise UserError("backbone=timm needs the package timm: pip install 'tl_lightning[timm]'") from fault
-    return timm
+    @staticmethod
+    def require() -> None:
+        """Raises UserError where timm is not installed."""
+        if find_spec("timm") is None:
+            raise UserError("backbone=timm needs the package timm: pip install 'tl_lightning[timm]'")
 
 
 def _model(

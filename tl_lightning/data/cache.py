@@ -6,14 +6,16 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import filelock
 
-from tl_lightning.data.build import Recipe, build
+from tl_lightning.data.build import build
 from tl_lightning.data.encoding import Encoder
+from tl_lightning.data.labelling import Seen
+from tl_lightning.data.rows import Recipe, read
 from tl_lightning.data.store import FORMAT, Store, TokenStore
 from tl_lightning.data.tables import Table
 from tl_lightning.errors import UserError
@@ -28,13 +30,31 @@ def cache_root(asked: str | None, kind: str = "text") -> Path:
     return Path(root).expanduser().absolute() / kind
 
 
-def open_store(table: Table, encoder: Encoder, recipe: Recipe, root: Path) -> TokenStore:
-    """The tokenised table, from the cache where it is there, else built and put there.
+def open_rows(table: Table, recipe: Recipe, root: Path, seen: Seen) -> Store:
+    """The rows of a table, from the cache where they are there, else read, checked and put there.
 
-    Raises UserError for a table that cannot be used and for a cache folder that cannot be written.
+    seen: takes what is seen of the table, of one that cannot be used too. Raises UserError for such a table, with all
+    that is wrong with it, and for a cache folder that cannot be written.
     """
-    folder = root / _key(table, encoder, recipe)
-    return cached(folder, TokenStore, lambda aside: build(table, encoder, recipe, aside), "tokenised texts")
+    content, names = table.digest(recipe.columns.wanted), table.class_names(recipe.columns.label)
+    folder = root / hashed([FORMAT, "rows", content, *recipe, names])
+    store = cached(folder, Store, lambda aside: read(table, recipe, seen, aside), "the rows of tables")
+    seen.of(store)
+    return store
+
+
+def open_store(rows: Store, encoder: Encoder, steps: Sequence[str], near: bool, root: Path) -> TokenStore:
+    """The rows tokenised, from the cache where they are there, else built and put there.
+
+    steps: that clean a text; near: whether signatures are kept, by which near duplicates are found. Raises UserError
+    for a cache folder that cannot be written.
+    """
+    folder = root / hashed([FORMAT, rows.folder.name, encoder.key, list(steps), near])
+
+    def opened(folder: Path) -> TokenStore:
+        return TokenStore(folder, rows)
+
+    return cached(folder, opened, lambda aside: build(rows, encoder, steps, near, aside), "tokenised texts")
 
 
 def cached(folder: Path, kind: Callable[[Path], S], build: Callable[[Path], None], what: str) -> S:
@@ -64,11 +84,6 @@ def _free(root: Path) -> str:
     except OSError:
         return ""
     return f"; {usage.free / 1e6:.1f} of {usage.total / 1e6:.0f} MB are free there"
-
-
-def _key(table: Table, encoder: Encoder, recipe: Recipe) -> str:
-    names = table.class_names(recipe.columns.label)
-    return hashed([FORMAT, table.digest(recipe.columns.wanted), encoder.key, *recipe, names])
 
 
 def hashed(parts: object) -> str:

@@ -1,17 +1,17 @@
-"""Loading a data set by `datasets`: from a folder, from the hub, or without network from the local cache."""
+"""Finding and loading a data set by `datasets`: a folder, from the hub, or without network from the local cache."""
 
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tl_lightning.errors import UserError, first_line
 from tl_lightning.retry import tried
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from datasets import DatasetBuilder, DatasetDict
 
 log = logging.getLogger(__name__)
 PROBE_SECONDS = 5.0
@@ -19,20 +19,61 @@ PROBE_SECONDS = 5.0
 _HOW = "Type data.path=ORG/NAME, for example data.path=nyu-mll/glue, or a folder."
 
 
-def load(path: str, subset: str | None, revision: str | None) -> "DatasetDict":
-    """The data set with all its splits: from a folder, the hub, or without network from the local cache.
+class HubSet:
+    """A data set that was found: a folder, on the hub, or without network in the local cache.
+
+    at_hand: whether it can be loaded without anything being brought over a network. splits, columns: their names as
+    far as they are told before it is loaded, else None.
 
     Raises UserError, within seconds, for what is neither here nor there.
     """
-    if Path(path).expanduser().is_dir():
-        return _load(str(Path(path).expanduser()), subset, None, None)
-    commit, away = _probe(path, revision)
-    if away is None:
-        return _load(path, subset, commit, None)
-    with _offline():
-        loaded = _load(path, subset, revision, away)
-    _check_commit(path, revision, commit_of(loaded, path))
-    return loaded
+
+    def __init__(self, path: str, subset: str | None, revision: str | None) -> None:
+        folder = Path(path).expanduser()
+        self._path, self._subset, self._asked = str(folder) if folder.is_dir() else path, subset, revision
+        commit, self._away = (None, None) if folder.is_dir() else _probe(path, revision)
+        self._revision = commit if self._away is None else revision
+        with self._where():
+            self._builder = self._tried(self._found)
+        self.at_hand = folder.is_dir() or self._away is not None or Path(self._builder.cache_dir).is_dir()
+
+    @property
+    def splits(self) -> list[str] | None:
+        """Their names."""
+        files = self._builder.config.data_files
+        return None if files is None else [str(split) for split in files]
+
+    @property
+    def columns(self) -> list[str] | None:
+        """The names of the columns, which all splits share."""
+        features = self._builder.info.features
+        return None if features is None else list(features)
+
+    def load(self) -> "DatasetDict":
+        """All its splits.  Raises UserError."""
+        with self._where():
+            self._tried(self._builder.download_and_prepare)
+            loaded: DatasetDict = self._tried(self._builder.as_dataset)
+        if self._away is not None:
+            _check_commit(self._path, self._asked, commit_of(loaded, self._path))
+        return loaded
+
+    def _where(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._away is None else _offline()
+
+    def _found(self) -> "DatasetBuilder":
+        import datasets
+
+        return datasets.load_dataset_builder(self._path, self._subset, revision=self._revision)
+
+    def _tried(self, call: Callable[[], Any]) -> Any:
+        try:
+            return tried(call, again=_busy)
+        except Exception as fault:
+            _explain_subset(self._path, self._subset, self._revision)
+            if self._away is not None:
+                raise UserError(_bring(self._path, self._subset, self._away)) from fault
+            raise UserError(f"data.path={self._path} cannot be loaded: {first_line(fault)}") from fault
 
 
 def commit_of(loaded: "DatasetDict", path: str) -> str | None:
@@ -74,18 +115,6 @@ def _probe(path: str, revision: str | None) -> tuple[str | None, str | None]:
         ) from None
     except Exception as fault:  # offline, no network, a proxy, a gate: the clients raise all kinds
         return None, type(fault).__name__
-
-
-def _load(path: str, subset: str | None, revision: str | None, away: str | None) -> "DatasetDict":
-    import datasets
-
-    try:
-        return tried(lambda: datasets.load_dataset(path, subset, revision=revision), again=_busy)
-    except Exception as fault:
-        _explain_subset(path, subset, revision)
-        if away is not None:
-            raise UserError(_bring(path, subset, away)) from fault
-        raise UserError(f"data.path={path} cannot be loaded: {first_line(fault)}") from fault
 
 
 def _busy(fault: BaseException | None) -> bool:

@@ -1,7 +1,9 @@
 """ImageData: from labelled images to batches of pixels for training, selecting and testing."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -10,19 +12,23 @@ from tl_lightning.data import audit
 from tl_lightning.data.base import Array, Batch, Indices
 from tl_lightning.data.batching import SeededBatchSampler
 from tl_lightning.data.cache import cache_root
+from tl_lightning.data.faults import Faults
 from tl_lightning.data.image_cache import Work, in_memory, on_disk
 from tl_lightning.data.image_dataset import Decoded, ImageDataset, Pixels
-from tl_lightning.data.image_index import IndexRecipe, open_index, workers
+from tl_lightning.data.image_index import IndexRecipe, open_index, see, workers
 from tl_lightning.data.image_mixing import Mixer
-from tl_lightning.data.image_options import check_image_options
+from tl_lightning.data.image_options import check_image_options, check_image_spec
 from tl_lightning.data.image_sources import Source
 from tl_lightning.data.image_views import Augmentation, Augmented, AutoAugment, Plain
+from tl_lightning.data.labelling import Seen
 from tl_lightning.data.module import SplitData
 from tl_lightning.data.store import Store
 from tl_lightning.images import ImageSpec
 from tl_lightning.ranges import Natural, PositiveUpTo1, Probability, Weight
 
 MOST_WORKERS = 8
+FEW = 2048
+"""Images that are read, once, before the backbone is there: in a second or two it is known whether they are whole."""
 BY_CHANCE = {
     "crop_scale": "null",
     "flip": "false",
@@ -66,25 +72,24 @@ class ImageData(SplitData):
     num_workers: Natural | None = None
 
     def __post_init__(self) -> None:
-        check_image_options(self)
         super().__post_init__()
-        self._sources: dict[str, Source] = {}
+        self._stores: dict[str, Store] = {}
         self._kept: dict[str, int] = {}
         self._mixer: Mixer | None = None
 
     @abstractmethod
-    def sources(self) -> dict[str, Source]:
-        """The sources there are, by "train", "val" and "test"; the last two may be missing."""
+    def sources(self, faults: Faults, wait: bool) -> dict[str, Source] | None:
+        """The sources there are: see `SplitData._open`."""
 
     def setup(self, stage: str = "") -> None:
         """Looks at files it does not know yet, learns the classes, takes the splits apart, decodes for the cache."""
         if self._parts:
             return
-        self._sources, root = self.sources(), cache_root(self.cache_dir, "images")
-        recipe = IndexRecipe(self.target, self.label_separator, self.on_bad == "skip", self.near_duplicates)
-        stores = {split: open_index(source, recipe, root) for split, source in self._sources.items()}
-        self._learn(self._sources, stores)
-        self._take_apart(stores)
+        self._look(wait=True)
+        check_image_spec(self.preprocessor)
+        assert self._origins is not None, "a look that waits sees all"
+        self._index(self._origins)
+        self._take_apart(self._stores)
         if self.mixup or self.cutmix:
             self._mixer = Mixer(self.mixup, self.cutmix, self.num_outputs)
         self._describe(
@@ -92,9 +97,44 @@ class ImageData(SplitData):
             near_duplicates=audit.near_images_of(self._parts),
             skipped=audit.left_out(self._parts, "skipped"),
             size=list(self.preprocessor.size),
-            cache={"kind": self.cache, "bytes": self._kept, "folder": str(root)},
+            cache={"kind": self.cache, "bytes": self._kept, "folder": str(self._folder())},
             **self._origin(),
         )
+
+    def _check_options(self, faults: Faults) -> None:
+        super()._check_options(faults)
+        check_image_options(self, faults)
+
+    def _open(self, faults: Faults, wait: bool) -> dict[str, Source] | None:
+        return self.sources(faults, wait)
+
+    def _recipe(self) -> IndexRecipe:
+        return IndexRecipe(self.target, self.label_separator, self.on_bad == "skip", self.near_duplicates)
+
+    def _folder(self) -> Path:
+        return cache_root(self.cache_dir, "images")
+
+    def _see(self, origins: Mapping[str, Source], faults: Faults) -> dict[str, Seen]:
+        seen = {split: Seen() for split in origins}
+        for split, source in origins.items():
+            faults.of(see, source, self._recipe(), seen[split])
+        if not len(faults) and sum(split.rows for split in seen.values()) <= FEW:
+            for split, source in origins.items():
+                with faults.collected():
+                    self._stores[split] = open_index(source, self._recipe(), self._folder())
+                    seen[split].of(self._stores[split])
+        return seen
+
+    def _index(self, origins: Mapping[str, Source]) -> None:
+        """Reads the files, of all splits, that the look has not read; classes are those of what is left of them."""
+        faults, seen = Faults(), {split: Seen() for split in origins}
+        for split, source in origins.items():
+            with faults.collected():
+                if split not in self._stores:
+                    self._stores[split] = open_index(source, self._recipe(), self._folder())
+                seen[split].of(self._stores[split])
+        self._agree(origins, seen, faults, whole=True)
+        faults.refuse()
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Mixes a training batch, on the device it is on."""
@@ -115,7 +155,8 @@ class ImageData(SplitData):
     def _part(self, split: str, store: Store, take: Indices) -> ImageDataset:
         how = Augmentation(self.crop_scale, self.flip, self.auto_augment, self.random_erasing)
         view = Augmented(self.preprocessor, how) if split == "train" else Plain(self.preprocessor)
-        decoded = Decoded(self._sources.get(split, self._sources["train"]))
+        assert self._origins is not None
+        decoded = Decoded(self._origins.get(split, self._origins["train"]))
         pixels: Pixels = decoded if self.cache is None else self._keep(Work(split, store, take, decoded, view))
         return ImageDataset(store, take, self._codes(store), self.num_outputs, pixels, view, self.seed)
 
@@ -123,8 +164,8 @@ class ImageData(SplitData):
         self._kept[work.split] = work.bytes
         return in_memory(work) if self.cache == "ram" else on_disk(work, cache_root(self.cache_dir, "pixels"))
 
-    def _row_name(self, store: Store, row: int) -> str:
-        return store.texts(torch.tensor([row - 1]).numpy())[0]
+    def _row_name(self, origin: Source, row: int) -> str:
+        return origin.name(row - 1)
 
     def _origin(self) -> dict[str, Any]:
         """What a kind of source adds to the summary."""

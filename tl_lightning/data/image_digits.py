@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 import numpy as np
 from PIL import Image
 
-from tl_lightning.data.base import Array
+from tl_lightning.data.base import Array, Indices
+from tl_lightning.data.faults import Faults
 from tl_lightning.data.image import ImageData
 from tl_lightning.data.image_sources import Source
 from tl_lightning.data.image_views import AutoAugment
 from tl_lightning.data.labels import Cell
-from tl_lightning.errors import UserError
 from tl_lightning.parts import part
 from tl_lightning.ranges import Between0And1, PositiveUpTo1, Range
 
@@ -45,6 +45,10 @@ class DigitSource:
     def labels(self) -> list[Cell]:
         """The digit of each image."""
         return self._labels
+
+    def doubtful(self) -> Indices:
+        """None."""
+        return np.empty(0, np.int64)
 
     def name(self, at: int) -> str:
         """Its number in the whole set, from 0."""
@@ -82,14 +86,15 @@ class Digits(ImageData):
     auto_augment: AutoAugment | None = None
     on_bad: Literal["error"] = "error"
 
-    def sources(self) -> dict[str, Source]:
-        """One source. Raises UserError for digits that there are not."""
+    def _check_options(self, faults: Faults) -> None:
+        super()._check_options(faults)
         odd = [digit for digit in self.digits or [] if digit not in range(10)]
         if odd or self.digits == []:
-            raise UserError(
-                f"data.digits={self.digits}: digits of 0 to 9 are expected, for example data.digits=[0,1,2]."
-            )
-        return {"train": DigitSource(self.digits)}
+            faults.add(f"data.digits={self.digits}: digits of 0 to 9 are expected, for example data.digits=[0,1,2].")
+
+    def sources(self, faults: Faults, wait: bool) -> dict[str, Source]:
+        """One source."""
+        return {"train": DigitSource(self.digits)} if not len(faults) else {}
 
     def _hint(self) -> str:
         return "Give two digits or more: data.digits=[0,1]."

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
+from tl_lightning.data.base import Indices
+from tl_lightning.data.faults import Faults, same
 from tl_lightning.data.image import ImageData
 from tl_lightning.data.image_reading import EXTENSIONS
-from tl_lightning.data.image_sources import Source, read_file, stamp
+from tl_lightning.data.image_sources import Source, Stamps, read_file
 from tl_lightning.data.labels import Cell
 from tl_lightning.errors import UserError
 from tl_lightning.files import located
@@ -38,6 +41,7 @@ class FolderSource:
         # Not a list: looking at its strings would copy it into every worker process. As bytes, since a name on disk
         # need not be UTF-8.
         self._paths = pa.array([os.fsencode(path) for paths in found.values() for path in paths], pa.large_binary())
+        self._stamps = Stamps()
 
     def class_names(self, label: str) -> None:
         """The folders are the classes, in the usual order."""
@@ -45,11 +49,17 @@ class FolderSource:
 
     def key(self) -> object:
         """Root, and path, size and time of change of every file."""
-        return [str(self._root.resolve()), [(os.fsdecode(path), *stamp(path)) for path in self._paths.to_pylist()]]
+        paths = [os.fsdecode(path) for path in self._paths.to_pylist()]
+        stamps = self._stamps.of(paths).tolist()
+        return [str(self._root.resolve()), [(path, *found) for path, found in zip(paths, stamps, strict=True)]]
 
     def labels(self) -> list[Cell]:
         """The class folder of each file."""
         return self._labels
+
+    def doubtful(self) -> Indices:
+        """Files without a byte, and links to nothing."""
+        return np.flatnonzero(self._stamps.of(map(os.fsdecode, self._paths.to_pylist()))[:, 0] == 0)
 
     def name(self, at: int) -> str:
         """The path below the root."""
@@ -90,12 +100,12 @@ def _check(folder: Path, found: dict[str, list[str]], option: str) -> None:
     if not any(found.values()):
         fault = "its images stand in no folder of a class" if loose else f"there are no images in it ({kinds})"
         raise UserError(f"{option}: {folder}: {fault}. They are expected at {folder}/CLASS/.")
-    for name, paths in found.items():
-        if not paths:
-            raise UserError(
-                f"{option}: {folder / name} holds no image ({kinds}): each folder stands for a class. Fill it or "
-                f"take it away."
-            )
+    empty = [name for name, paths in found.items() if not paths]
+    if empty:
+        raise UserError(
+            f"{option}: {folder / empty[0]} holds no image ({kinds}): each folder stands for a class. Fill it or "
+            f"take it away.{same(empty[1:], len(empty) - 1)}"
+        )
     if loose:
         log.warning("%s: %d images stand in no folder of a class and are left out.", folder, loose)
 
@@ -115,29 +125,35 @@ class ImageFolder(ImageData):
 
     root: str
 
-    def sources(self) -> dict[str, Source]:
-        """One FolderSource per split that is there. Raises UserError for what is not laid out like that."""
-        root, option = located(self.root), f"data.root={self.root}"
+    def sources(self, faults: Faults, wait: bool) -> dict[str, Source]:
+        """One FolderSource per split that is there; collects what is not laid out like that."""
+        found: dict[str, Source] = {}
+        with faults.collected():
+            root = located(self.root)
+            for split, folder in self._folders(root, faults).items():
+                with faults.collected():
+                    found[split] = FolderSource(folder, root, f"data.root={self.root}")
+        return found
+
+    def _folders(self, root: Path, faults: Faults) -> dict[str, Path]:
+        option = f"data.root={self.root}"
         if not root.is_dir():
             what = "is a file" if root.is_file() else "there is no such folder"
             raise UserError(f"{option}: {what}. A relative path begins at {Path.cwd()}.")
-        folders = {split: self._folder(root, names) for split, names in NAMES.items()}
-        there = {split: folder for split, folder in folders.items() if folder is not None}
+        folders = {split: [root / name for name in names if (root / name).is_dir()] for split, names in NAMES.items()}
+        there = {split: found for split, found in folders.items() if found}
         if not there:
-            return {"train": FolderSource(root, root, option)}
+            return {"train": root}
+        for found in there.values():
+            if len(found) > 1:
+                faults.add(
+                    f"{option} has both {' and '.join(path.name for path in found)}: keep one of them, "
+                    f"or put them together."
+                )
         if "train" not in there:
-            names = ", ".join(folder.name for folder in there.values())
-            raise UserError(f"{option} has {names} but no train: expected are train/CLASS/ beside it, or CLASS/ alone.")
-        return {split: FolderSource(folder, root, option) for split, folder in there.items()}
-
-    def _folder(self, root: Path, names: tuple[str, ...]) -> Path | None:
-        there = [root / name for name in names if (root / name).is_dir()]
-        if len(there) > 1:
-            raise UserError(
-                f"data.root={self.root} has both {' and '.join(path.name for path in there)}: keep one of them, "
-                f"or put them together."
-            )
-        return there[0] if there else None
+            names = ", ".join(found[0].name for found in there.values())
+            faults.add(f"{option} has {names} but no train: expected are train/CLASS/ beside it, or CLASS/ alone.")
+        return {split: found[0] for split, found in there.items()}
 
     def _hint(self) -> str:
         return "Each class needs a folder of its own."

@@ -2,12 +2,16 @@
 
 import os
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 
-from tl_lightning.data.hub import HubTable, hub_tables
+from tl_lightning.data.base import Array, Indices
+from tl_lightning.data.faults import Faults
+from tl_lightning.data.hub import HubSplits, HubTable
 from tl_lightning.data.image import ImageData
 from tl_lightning.data.image_reading import ImageError
 from tl_lightning.data.image_sources import Source, read_file, stamp
@@ -20,11 +24,14 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+OPTIONS = ("image", "", "label")
+
+
 class HubSource:
     """One split whose image column holds files: their bytes, or their paths on this machine."""
 
     def __init__(self, table: HubTable, image: str, label: str) -> None:
-        check_columns(table, Columns(image, None, label), ("image", "", "label"))
+        check_columns(table.names(), table.where, Columns(image, None, label), OPTIONS)
         self.where, self._table, self._image, self._label = table.where, table, image, label
         self._files: Dataset = table.split.select_columns([image]).with_format("arrow")
         self._kind(self._files.data.schema.field(image).type)
@@ -74,6 +81,11 @@ class HubSource:
             found += cells(batch.column(0), names, where, len(found) + 1)
         return found
 
+    def doubtful(self) -> Indices:
+        """Rows with neither bytes nor a path."""
+        found = [_nothing(chunk) for chunk in self._chunks]
+        return np.flatnonzero(np.concatenate([np.empty(0, bool), *found]))
+
     def name(self, at: int) -> str:
         """The file's name where the data set has it, else the row's number."""
         path = self._field(at, "path")
@@ -101,6 +113,15 @@ class HubSource:
         return None if cell is None else cell.get(name)
 
 
+def _nothing(cells: pa.Array) -> Array:
+    """Which cells hold no image, (N,) bool."""
+    empty = cells.is_null()
+    if pa.types.is_struct(cells.type):
+        fields = [cells.field(name).is_null() for name in ("bytes", "path") if cells.type.get_field_index(name) >= 0]
+        empty = pa.compute.or_(empty, reduce(pa.compute.and_, fields))
+    return np.asarray(empty.to_numpy(zero_copy_only=False), bool)
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
 @part("data")
 class HubImages(ImageData):
@@ -118,12 +139,21 @@ class HubImages(ImageData):
     test: str | None = "test"
     image: str = "image"
 
-    def sources(self) -> dict[str, Source]:
-        """One HubSource per split given. Raises UserError for what is not there, or given twice."""
-        tables, self._commit = hub_tables(
-            self.path, self.subset, self.revision, {"train": self.train, "val": self.val, "test": self.test}
-        )
-        return {split: HubSource(table, self.image, self.label) for split, table in tables.items()}
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._splits = HubSplits(self.path, self.subset, self.revision, (self.train, self.val, self.test))
+
+    def sources(self, faults: Faults, wait: bool) -> dict[str, Source] | None:
+        """One HubSource per split given that is there; None where the data set would have to be brought first."""
+        columns = Columns(self.image, None, self.label)
+        tables = self._splits.tables(faults, wait, columns, OPTIONS)
+        if tables is None:
+            return None
+        found: dict[str, Source] = {}
+        for split, table in tables.items():
+            with faults.collected():
+                found[split] = HubSource(table, self.image, self.label)
+        return found
 
     def _origin(self) -> dict[str, Any]:
-        return {"revision": self._commit}
+        return {"revision": self._splits.commit}

@@ -1,10 +1,13 @@
 """Where images come from: rows of a label and the bytes of a file."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
+from tl_lightning.data.base import Indices
 from tl_lightning.data.image_reading import ImageError
 from tl_lightning.data.labels import Cell
 
@@ -25,6 +28,9 @@ class Source(Protocol):
     def labels(self) -> Sequence[Cell]:
         """The label of each row."""
 
+    def doubtful(self) -> Indices:
+        """Rows that seem to have no file, or an empty one, as far as can be told without reading any."""
+
     def name(self, at: int) -> str:
         """What a table of predictions calls row `at`, counted from 0: the file's path as the user knows it."""
 
@@ -44,6 +50,22 @@ def read_file(path: str) -> bytes:
         raise ImageError("does not exist") from None
     except OSError as fault:
         raise ImageError(f"cannot be read: {fault.strerror or fault}") from None
+
+
+class Stamps:
+    """Sizes and times of change of files, (N, 2) int64, looked at once, when they are first asked for.
+
+    Not a list: looking at it would copy it into every worker process.
+    """
+
+    def __init__(self) -> None:
+        self._found: Indices | None = None
+
+    def of(self, paths: Iterable[str | Path]) -> Indices:
+        """Those of these files, the same ones at every call."""
+        if self._found is None:
+            self._found = np.array([stamp(path) for path in paths], np.int64).reshape(-1, 2)
+        return self._found
 
 
 def stamp(path: str | Path) -> tuple[int, int]:

@@ -7,9 +7,13 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from tl_lightning.data.base import Target
+from tl_lightning.data.faults import NAMED, RowError, same
 from tl_lightning.errors import UserError
 
 Cell = str | list[str] | None
+"""As a source has it."""
+Label = str | list[str] | float
+"""As it is learned."""
 _FRACTION = re.compile(r"[+-]?\d*\.\d*[1-9]\d*(e[+-]?\d+)?", re.IGNORECASE)
 
 
@@ -59,26 +63,34 @@ def split_labels(cell: Cell, separator: str) -> list[str]:
     return list(dict.fromkeys(part for part in parts if part))
 
 
-def class_label(cell: str | list[str], where: str) -> str:
-    """The label of one row where each has one class. Raises UserError for a list or a fraction."""
+def label_of(cell: Cell, target: Target, separator: str) -> Label:
+    """What a cell says of its row: a class, labels or a number, as the target asks. Raises RowError."""
+    if target == "labels":
+        return split_labels(cell, separator)
+    given = "" if cell is None else cell
+    return _number(given) if target == "number" else _class(given)
+
+
+def _class(cell: str | list[str]) -> str:
     if isinstance(cell, list):
-        raise UserError(f"{where} has the list of labels {cell}. For several labels a row: objective=multilabel.")
+        raise RowError("a list", f"has the list of labels {cell}. For several labels a row: objective=multilabel.")
     if _FRACTION.fullmatch(cell):
-        raise UserError(f"{where} has the label {cell}, a number and no class. To learn numbers: objective=regression.")
+        raise RowError(
+            "a fraction", f"has the label {cell}, a number and no class. To learn numbers: objective=regression."
+        )
     return cell
 
 
-def number(cell: str | list[str], where: str) -> float:
-    """The number of one row. Raises UserError where it does not parse or is not finite."""
+def _number(cell: str | list[str]) -> float:
     try:
         value = float(cell)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise UserError(
-            f"{where} has the label {cell!r}, which is not a number. For classes: objective=multiclass."
+        raise RowError(
+            "no number", f"has the label {cell!r}, which is not a number. For classes: objective=multiclass."
         ) from None
     # Beyond float32 is infinite too, once it is a target.
     if not math.isfinite(value) or abs(value) > 3.4e38:
-        raise UserError(f"{where} has the label {cell}, which is not finite. Mend or drop the row.")
+        raise RowError("not finite", f"has the label {cell}, which is not finite. Mend or drop the row.")
     return value
 
 
@@ -110,13 +122,16 @@ def _all_integers(labels: Sequence[str]) -> bool:
 
 
 def check_known(first: Mapping[str, str], classes: Sequence[str], split: str, where: str) -> None:
-    """Raises UserError for a label that the training split does not have.
+    """Raises UserError for labels that the training split does not have.
 
     first: each label of the split with the row that has it first, in words.
     """
-    for label, row in first.items():
-        if label not in classes:
-            raise UserError(
-                f"{where}: the label {label!r} of data.{split} (first in {row}) does not occur in "
-                f"data.train, whose labels are {', '.join(classes[:20])}. Mend it or take such rows out."
-            )
+    known = set(classes)
+    odd = [label for label in first if label not in known]
+    if odd:
+        others = [f"{label!r} ({first[label]})" for label in odd[1 : NAMED + 1]]
+        raise UserError(
+            f"{where}: the label {odd[0]!r} of data.{split} (first in {first[odd[0]]}) does not occur in "
+            f"data.train, whose labels are {', '.join(classes[:20])}. Mend it or take such rows out."
+            f"{same(others, len(odd) - 1)}"
+        )

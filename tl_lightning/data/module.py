@@ -1,7 +1,7 @@
 """SplitData: what all data modules share, from stores of labelled rows to loaders for their three splits."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -12,11 +12,13 @@ import torch
 from tl_lightning.data import audit
 from tl_lightning.data.base import Indices, Target
 from tl_lightning.data.batching import SeededBatchSampler
+from tl_lightning.data.faults import Faults
+from tl_lightning.data.labelling import Seen
 from tl_lightning.data.labels import check_known, learn_classes
 from tl_lightning.data.loading import ExactLoader, exact_loader
 from tl_lightning.data.options import check_options
 from tl_lightning.data.part import Part
-from tl_lightning.data.splits import first_fraction, first_shots, hold_out, strata
+from tl_lightning.data.splits import first_fraction, first_shots, hold_out, part_ends, strata
 from tl_lightning.data.store import Store
 from tl_lightning.ranges import Between0And1, Count, Natural, PositiveUpTo1, Seed
 
@@ -46,8 +48,9 @@ class SplitData(lightning.LightningDataModule):
     cache_features: while nothing in the backbone moves, keep its features in the cache as "float32" or "float16" and
     train on them; "auto" is float32 wherever it can be, null is never. The batches stay the same, and their order.
 
-    Everything is there after `setup`, which prepares all three splits and may be called again. Raises
-    UserError for whatever is wrong with options or sources.
+    Everything is there after `setup`, which prepares all three splits and may be called again. `look` goes before:
+    it needs no `preprocessor`, which may be given after it, and what it has read is not read again. Both raise
+    UserError with all that is wrong with options and sources.
     """
 
     preprocessor: Any
@@ -68,12 +71,31 @@ class SplitData(lightning.LightningDataModule):
 
     def __post_init__(self) -> None:
         super().__init__()
-        check_options(self)
+        self._origins: dict[str, Any] | None = None
         self._parts: dict[str, Any] = {}
         self.classes: tuple[str, ...] = ()
         self.num_outputs = 1
         self.fingerprint = ""
         self.summary: dict[str, Any] = {}
+
+    def look(self) -> None:
+        """Looks at options, files, columns, labels and splits, as far as nothing has to be brought over a network.
+
+        Raises UserError with everything that is wrong.
+        """
+        self._look(wait=False)
+
+    @abstractmethod
+    def _open(self, faults: Faults, wait: bool) -> dict[str, Any] | None:
+        """The sources there are, by "train", "val" and "test"; the last two may be missing.
+
+        faults: collects what is wrong with them; a source that cannot be used is left out. wait: for what has to be
+        brought over a network; without it, None stands for sources of which no more is known yet.
+        """
+
+    @abstractmethod
+    def _see(self, origins: Mapping[str, Any], faults: Faults) -> dict[str, Seen]:
+        """Reads labels, and whatever else is cheap, of each source; collects what is wrong with them."""
 
     @abstractmethod
     def _part(self, split: str, store: Store, take: Indices) -> Part:
@@ -92,9 +114,13 @@ class SplitData(lightning.LightningDataModule):
         """What makes the inputs of a split others in each epoch, as the words that turn it off; None if nothing."""
         return None
 
-    def _row_name(self, store: Store, row: int) -> str:
-        """A row, numbered from 1, in words."""
+    def _row_name(self, origin: Any, row: int) -> str:
+        """A row of a source, numbered from 1, in words."""
         return f"row {row}"
+
+    def _check_options(self, faults: Faults) -> None:
+        """Collects the options that cannot be meant."""
+        check_options(self, faults)
 
     def _hint(self) -> str:
         """What the user may have meant where there is nothing to learn."""
@@ -121,17 +147,48 @@ class SplitData(lightning.LightningDataModule):
         store: Store = self._parts[split].store
         return store.texts(np.asarray(index, np.int64))
 
-    def _learn(self, origins: Mapping[str, Origin], stores: Mapping[str, Store]) -> None:
-        declared = origins["train"].class_names(self.label)
-        where = f"data.train ({origins['train'].where})"
-        known = stores["train"].vocabulary
-        self.classes = learn_classes(known, declared, self.target, where, self._hint())
+    def _look(self, wait: bool) -> None:
+        """Looks at everything once; what was wrong before is looked at again."""
+        if self._origins is not None:
+            return
+        faults = Faults()
+        self._check_options(faults)
+        meant = not len(faults)
+        origins = self._open(faults, wait)
+        if origins and meant:  # options that cannot be meant would find faults that are none
+            whole = not len(faults)
+            seen = self._see(origins, faults)
+            self._agree(origins, seen, faults, whole)
+        faults.refuse()
+        self._origins = origins
+
+    def _agree(self, origins: Mapping[str, Origin], seen: Mapping[str, Seen], faults: Faults, whole: bool) -> None:
+        """Learns the classes and collects what does not fit together; whole: all splits that are given are there."""
+        if "train" not in seen or not seen["train"].whole:
+            return
+        with faults.collected():
+            self._learn(origins["train"], list(seen["train"].first_rows))
+            for split in seen:
+                faults.of(self._check_known, split, origins[split], seen)
+        missing = [size for split, size in self._fractions().items() if split not in origins]
+        if whole:
+            faults.of(part_ends, seen["train"].rows, missing)
+
+    def _learn(self, train: Origin, labels: Sequence[str]) -> None:
+        declared, where = train.class_names(self.label), f"data.train ({train.where})"
+        self.classes = learn_classes(labels, declared, self.target, where, self._hint())
         self.num_outputs = len(self.classes) or 1
-        if self.target != "number":  # a class that is declared but never trained is as unknown as any other
-            for split, store in stores.items():
-                odd = {label: row for label, row in store.first_rows.items() if label not in known}
-                first = {label: self._row_name(store, row) for label, row in odd.items()}
-                check_known(first, known, split, origins[split].where)
+
+    def _check_known(self, split: str, origin: Origin, seen: Mapping[str, Seen]) -> None:
+        known = seen["train"].first_rows  # a class that is declared but never trained is as unknown as any other
+        odd = {label: row for label, row in seen[split].first_rows.items() if label not in known}
+        check_known(
+            {label: self._row_name(origin, row) for label, row in odd.items()}, list(known), split, origin.where
+        )
+
+    def _fractions(self) -> dict[str, float]:
+        """What is taken of train for a split that is not given."""
+        return {"val": self.val_fraction, "test": self.test_fraction}
 
     def _take_apart(self, stores: Mapping[str, Store]) -> None:
         takes = self._divide(stores)
@@ -142,8 +199,7 @@ class SplitData(lightning.LightningDataModule):
     def _divide(self, stores: Mapping[str, Store]) -> dict[str, Indices]:
         """Which rows of their store each split has; val and test are settled before train shrinks."""
         groups = self._groups(stores["train"])
-        fractions = {"val": self.val_fraction, "test": self.test_fraction}
-        missing = {split: size for split, size in fractions.items() if split not in stores}
+        missing = {split: size for split, size in self._fractions().items() if split not in stores}
         *held, train = hold_out(groups, list(missing.values()), self.split_seed)
         takes = dict(zip(missing, held, strict=True))
         takes |= {split: np.arange(len(store)) for split, store in stores.items() if split != "train"}

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from tl_lightning.data.base import Indices
 from tl_lightning.data.clean import check_steps
+from tl_lightning.data.faults import Faults
 from tl_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -12,39 +13,37 @@ if TYPE_CHECKING:
     from tl_lightning.data.text import TextData
 
 
-def check_options(data: "SplitData") -> None:
-    """Raises UserError for the first option of any data module that cannot be meant."""
+def check_options(data: "SplitData", faults: Faults) -> None:
+    """Collects the options of any data module that cannot be meant."""
     for name in ("batch_size", "eval_batch_size", "shots"):
-        at_least(name, getattr(data, name), 1)
-    at_least("num_workers", data.num_workers, 0)
-    _check_fractions(data)
-    _check_shots(data)
+        faults.of(at_least, name, getattr(data, name), 1)
+    faults.of(at_least, "num_workers", data.num_workers, 0)
+    _check_fractions(data, faults)
+    faults.of(_check_shots, data)
     if not data.label_separator:
-        raise UserError("data.label_separator= is empty: type for example data.label_separator=;")
+        faults.add("data.label_separator= is empty: type for example data.label_separator=;")
 
 
-def check_text_options(data: "TextData") -> None:
-    """Raises UserError for the first option of text data that cannot be meant."""
-    check_steps(data.clean or [])
+def check_text_options(data: "TextData", faults: Faults) -> None:
+    """Collects the options of text data that cannot be meant."""
+    faults.of(check_steps, data.clean or [])
     for name in ("shapes", "max_tokens"):
-        at_least(name, getattr(data, name), 1)
-    _check_columns(data)
+        faults.of(at_least, name, getattr(data, name), 1)
+    _check_columns(data, faults)
     if not data.by_length and (data.shapes or data.max_tokens):
-        raise UserError(
+        faults.add(
             "data.by_length=false mixes all lengths in a batch, and data.shapes and data.max_tokens sort them: "
             "leave both out, or type data.by_length=true."
         )
     if data.on_empty not in ("error", "drop"):
-        raise UserError(f"data.on_empty={data.on_empty}: type data.on_empty=error or data.on_empty=drop.")
+        faults.add(f"data.on_empty={data.on_empty}: type data.on_empty=error or data.on_empty=drop.")
 
 
-def _check_columns(data: "TextData") -> None:
+def _check_columns(data: "TextData", faults: Faults) -> None:
     if data.text_pair == data.text:
-        raise UserError(
-            f"data.text and data.text_pair are both {data.text!r}: name two columns, or data.text_pair=null."
-        )
+        faults.add(f"data.text and data.text_pair are both {data.text!r}: name two columns, or data.text_pair=null.")
     if data.label in (data.text, data.text_pair):
-        raise UserError(f"data.label={data.label} is a column of texts too: name another, data.label=COLUMN.")
+        faults.add(f"data.label={data.label} is a column of texts too: name another, data.label=COLUMN.")
 
 
 def check_budget(max_tokens: int | None, lengths: Mapping[str, Indices]) -> None:
@@ -64,13 +63,12 @@ def at_least(name: str, value: int | None, least: int) -> None:
         raise UserError(f"data.{name}={value}: it must be at least {least}, for example data.{name}={max(least, 16)}.")
 
 
-def _check_fractions(data: "SplitData") -> None:
-    for name in ("val_fraction", "test_fraction"):
-        value = getattr(data, name)
-        if not 0 < value < 1:
-            raise UserError(f"data.{name}={value}: it must lie between 0 and 1, for example data.{name}=0.1.")
-    if data.val_fraction + data.test_fraction >= 1:
-        raise UserError(
+def _check_fractions(data: "SplitData", faults: Faults) -> None:
+    odd = [name for name in ("val_fraction", "test_fraction") if not 0 < getattr(data, name) < 1]
+    for name in odd:
+        faults.add(f"data.{name}={getattr(data, name)}: it must lie between 0 and 1, for example data.{name}=0.1.")
+    if not odd and data.val_fraction + data.test_fraction >= 1:
+        faults.add(
             f"data.val_fraction={data.val_fraction} and data.test_fraction={data.test_fraction} leave "
             f"nothing to train on: together they must stay below 1."
         )

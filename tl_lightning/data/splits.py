@@ -45,17 +45,24 @@ def stratified_order(classes: Indices, seed: int) -> Indices:
 def hold_out(classes: Indices, fractions: Sequence[float], seed: int) -> list[Indices]:
     """Parts of these fractions of the rows, then the rest: positions, each part in ascending order.
 
-    Raises UserError where a part, or the rest, would be empty.
+    Raises UserError as `part_ends` does.
     """
     order = stratified_order(classes, seed)
-    ends = np.round(np.cumsum(fractions) * len(order)).astype(np.int64)
-    parts = [np.sort(part) for part in np.split(order, ends)]
-    if any(len(part) == 0 for part in parts):
+    return [np.sort(part) for part in np.split(order, part_ends(len(order), fractions))]
+
+
+def part_ends(rows: int, fractions: Sequence[float]) -> Indices:
+    """Where parts of these fractions of so many rows end; what is left follows the last.
+
+    Raises UserError where a part, or the rest, would be empty.
+    """
+    ends = np.round(np.cumsum(fractions) * rows).astype(np.int64)
+    if (np.diff([0, *ends, rows]) == 0).any():
         raise UserError(
-            f"data.train has {len(order)} rows, too few to take {' and '.join(map(str, fractions))} of them "
+            f"data.train has {rows} rows, too few to take {' and '.join(map(str, fractions))} of them "
             f"out. Give files or splits of your own: data.val=..., data.test=..."
         )
-    return parts
+    return ends
 
 
 def first_fraction(classes: Indices, fraction: float, seed: int) -> Indices:

@@ -90,6 +90,7 @@ class Store:
         if self.meta["format"] != FORMAT:
             raise ValueError(f"format {self.meta['format']}, expected {FORMAT}")
         self._arrays = {name: _open(folder / f"{name}.bin", **is_) for name, is_ in self.meta["arrays"].items()}
+        self._homes = dict.fromkeys(self._arrays, folder)
         self._texts = pa.ipc.open_file(pa.memory_map(str(folder / TEXTS)))
         self.first_rows: dict[str, int] = self.meta["first_rows"]
 
@@ -107,7 +108,7 @@ class Store:
 
     def once(self, name: str) -> Array:
         """The array opened anew: what is read of it leaves the memory of this process with what is given."""
-        return _open(self.folder / f"{name}.bin", **self.meta["arrays"][name])
+        return _open(self._homes[name] / f"{name}.bin", **self.meta["arrays"][name])
 
     @property
     def vocabulary(self) -> list[str]:
@@ -120,6 +121,18 @@ class Store:
         if not np.array_equal(self["rows"][at], rows):
             raise IndexError(f"rows {sorted(set(rows.tolist()) - set(self['rows'].tolist()))[:5]} are not in the split")
         return [text if pair is None else f"{text} | {pair}" for text, pair in self._cells(at)]
+
+    def batches(self) -> Iterator[tuple[list[str], list[str] | None]]:
+        """All raw texts in their order, and what they are paired with, as they were written: some thousand at a time.
+
+        Not mapped: what was read leaves the memory of this process.
+        """
+        with pa.OSFile(str(self.folder / TEXTS)) as file:
+            stored = pa.ipc.open_file(file)
+            for number in range(stored.num_record_batches):
+                batch = stored.get_batch(number)
+                pairs = batch["pair"]
+                yield batch["text"].to_pylist(), None if pairs.null_count == len(pairs) else pairs.to_pylist()
 
     def _cells(self, at: Indices) -> Iterator[tuple[str, str | None]]:
         """From the batches that hold them alone: Arrow's take of a whole table copies all its texts into memory.
@@ -136,16 +149,25 @@ class Store:
 
 
 class TokenStore(Store):
-    """One tokenised split.
+    """One tokenised split: its tokens, over the store of its rows, which are the same for all tokenizers.
+
+    rows: that store, where it is open already; else it is looked for beside this one.
 
     offsets: (N + 1,) int64 into tokens; lengths: (N,) tokens per row; truncated: (N,) 0 or 1.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rows: Store | None = None) -> None:
         super().__init__(folder)
+        self._over(rows or Store(folder.with_name(self.meta["rows"])))
         if self["offsets"][-1] != len(self["tokens"]) or len(self["offsets"]) != len(self) + 1:
             raise ValueError("the offsets do not fit the tokens")
         self.lengths: Indices = np.diff(self["offsets"])
+
+    def _over(self, rows: Store) -> None:
+        self._homes = {**rows._homes, **self._homes}
+        self._arrays = {**rows._arrays, **self._arrays}
+        self.meta = {**rows.meta, **self.meta, "arrays": {**rows.meta["arrays"], **self.meta["arrays"]}}
+        self._texts, self.first_rows = rows._texts, rows.first_rows
 
 
 def _open(path: Path, dtype: str, size: int) -> Array:

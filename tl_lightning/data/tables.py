@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
+from tl_lightning.data.faults import Faults
 from tl_lightning.data.labels import Cell, cells
 from tl_lightning.data.readers import READERS, ROWS, Batches
 from tl_lightning.errors import UserError, first_line
@@ -27,7 +28,7 @@ class Columns(NamedTuple):
     @property
     def wanted(self) -> list[str]:
         """Each column once."""
-        return [name for name in (self.text, self.pair, self.label) if name is not None]
+        return [name for name in dict.fromkeys((self.text, self.pair, self.label)) if name is not None]
 
 
 class Table(Protocol):
@@ -137,29 +138,32 @@ def _not_utf8(path: Path) -> str | None:
     return None
 
 
-def check_columns(table: Table, columns: Columns, options: Sequence[str] = OPTIONS) -> None:
-    """Raises UserError for a column that is not there, or is there twice."""
-    there = table.names()
+def check_columns(there: Sequence[str], where: str, columns: Columns, options: Sequence[str] = OPTIONS) -> None:
+    """Raises UserError for all columns that are not among those there, or are there twice.
+
+    where: the table in words. options: what names each of the columns in the configuration, for messages.
+    """
+    faults = Faults()
     if not there:
-        raise UserError(f"{table.where} is empty: there are no rows in it.")
+        raise UserError(f"{where} is empty: there are no rows in it.")
     for option, name in zip(options, columns, strict=True):
         if name is None or there.count(name) == 1:
             continue
         fault = "stands twice" if name in there else "does not exist"
         near = (get_close_matches(name, there, n=1, cutoff=0.0) or ["COLUMN"])[0]
-        raise UserError(
-            f"data.{option}={name}: this column {fault} in {table.where}. "
+        faults.add(
+            f"data.{option}={name}: this column {fault} in {where}. "
             f"Its columns: {', '.join(there)}. Type for example data.{option}={near}."
         )
+    faults.refuse()
 
 
 def chunks(table: Table, columns: Columns, options: Sequence[str] = OPTIONS) -> Iterator[Chunk]:
-    """The rows, some thousand at a time.
+    """The rows of a table that has these columns, some thousand at a time.
 
     options: what names each of the columns in the configuration, for messages. Raises UserError for a table without
     rows, and for columns that hold something else than texts and labels.
     """
-    check_columns(table, columns, options)
     names, row = table.class_names(columns.label), 1
     for batch in table.batches(columns.wanted):
         for start in range(0, batch.num_rows, ROWS):

@@ -1,6 +1,7 @@
 """TextData: from tables of texts and labels to batches for training, selecting and testing."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,16 +10,18 @@ from transformers import PreTrainedTokenizerBase
 from tl_lightning.data import audit
 from tl_lightning.data.base import Indices
 from tl_lightning.data.batching import BucketBatchSampler, TokenBatchSampler
-from tl_lightning.data.build import Recipe
-from tl_lightning.data.cache import cache_root, open_store
+from tl_lightning.data.cache import cache_root, open_rows, open_store
 from tl_lightning.data.clean import Step
 from tl_lightning.data.dataset import TextDataset
 from tl_lightning.data.edges import best_edges
 from tl_lightning.data.encoding import Encoder
+from tl_lightning.data.faults import Faults
+from tl_lightning.data.labelling import Seen
 from tl_lightning.data.module import SplitData
 from tl_lightning.data.options import check_budget, check_text_options
+from tl_lightning.data.rows import Recipe
 from tl_lightning.data.store import Store, TokenStore
-from tl_lightning.data.tables import Columns, Table
+from tl_lightning.data.tables import Columns, Table, check_columns
 from tl_lightning.ranges import Count, Natural, TextLength
 
 SHAPES = 16
@@ -54,36 +57,64 @@ class TextData(SplitData):
     max_tokens: Count | None = None
 
     def __post_init__(self) -> None:
-        check_text_options(self)
         super().__post_init__()
+        self._rows: dict[str, Store] = {}
+
+    @property
+    def columns(self) -> Columns:
+        """The columns to read."""
+        return Columns(self.text, self.text_pair, self.label)
 
     @abstractmethod
-    def tables(self) -> dict[str, Table]:
-        """The tables there are, by "train", "val" and "test"; the last two may be missing."""
+    def tables(self, faults: Faults, wait: bool) -> dict[str, Table] | None:
+        """The tables there are: see `SplitData._open`; their columns are looked at elsewhere."""
 
     def setup(self, stage: str = "") -> None:
-        """Tokenises what is not in the cache, learns the classes, takes the splits apart."""
+        """Reads and tokenises what is not in the cache, learns the classes, takes the splits apart."""
         if self._parts:
             return
-        columns = Columns(self.text, self.text_pair, self.label)
-        steps = tuple(self.clean or ())
-        recipe = Recipe(columns, self.target, steps, self.on_empty, self.label_separator, self.near_duplicates)
+        self._look(wait=True)
+        steps: list[str] = list(self.clean or ())
+        root = cache_root(self.cache_dir)
         encoder = Encoder(self.preprocessor, self.max_length, self.text_pair is not None)
-        tables, root = self.tables(), cache_root(self.cache_dir)
-        stores = {split: open_store(table, encoder, recipe, root) for split, table in tables.items()}
-        self._learn(tables, stores)
+        stores = {
+            split: open_store(rows, encoder, steps, self.near_duplicates, root) for split, rows in self._rows.items()
+        }
         self._take_apart(stores)
         check_budget(self.max_tokens, {split: part.lengths for split, part in self._parts.items()})
         self._describe(
-            list(steps),
+            steps,
             near_duplicates=audit.near_duplicates(self._parts),
             truncated=audit.truncated(self._parts, encoder.max_length),
-            cleaning=list(steps),
+            cleaning=steps,
             max_length=encoder.max_length,
             **self._batching(),
             cache=str(root),
             **self._origin(),
         )
+
+    def _check_options(self, faults: Faults) -> None:
+        super()._check_options(faults)
+        check_text_options(self, faults)
+
+    def _open(self, faults: Faults, wait: bool) -> dict[str, Table] | None:
+        tables = self.tables(faults, wait)
+        if tables is None:
+            return None
+        found = {}
+        for split, table in tables.items():
+            with faults.collected():
+                check_columns(table.names(), table.where, self.columns)
+                found[split] = table
+        return found
+
+    def _see(self, origins: Mapping[str, Table], faults: Faults) -> dict[str, Seen]:
+        recipe = Recipe(self.columns, self.target, tuple(self.clean or ()), self.on_empty, self.label_separator)
+        seen: dict[str, Seen] = {split: Seen() for split in origins}
+        for split, table in origins.items():
+            with faults.collected():
+                self._rows[split] = open_rows(table, recipe, cache_root(self.cache_dir), seen[split])
+        return seen
 
     def _part(self, split: str, store: Store, take: Indices) -> TextDataset:
         assert isinstance(store, TokenStore)

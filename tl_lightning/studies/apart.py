@@ -7,13 +7,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from tl_lightning.errors import ToldError, UserError
 from tl_lightning.interrupt import SIGNALS, Interrupted
-from tl_lightning.record import RECORD, read_record, write_json
+from tl_lightning.record import CONFIG, RECORD, read_record, write_json
 from tl_lightning.recorded import FAILED, FINISHED, RUNNING
 from tl_lightning.run import write_config
 from tl_lightning.studies.multirun import quoted
@@ -78,6 +78,10 @@ def run_apart(config: Mapping[str, Any], folder: Path, ticket: Ticket) -> tuple[
     if code == 0:
         return read_record(folder), folder
     _close(folder, code)
+    if not (folder / RECORD).exists():  # refused before there was a run: nothing is left of it
+        with suppress(OSError):
+            (folder / CONFIG).unlink()
+            folder.rmdir()
     if received or code in (128 + signum for signum in SIGNALS):
         raise Interrupted(received[-1] if received else code - 128)
     raise ToldError(code if code == USER_FAULT else 1)

@@ -3,22 +3,25 @@
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from tl_lightning.errors import UserError
-from tl_lightning.record import COMMAND, RECORD, read_record, typed_command
-from tl_lightning.recorded import FINISHED, UNREADABLE
+from tl_lightning.record import COMMAND, RECORD, read_record, typed_command, write_json
+from tl_lightning.recorded import FINISHED, UNREADABLE, record_in
 from tl_lightning.report import aligned, interval, number
 from tl_lightning.run_files import CONFIG_BOUND, NOTE_BOUND, read_json, read_yaml
 from tl_lightning.studies.publish import at_the_end
 from tl_lightning.studies.spelling import spelled
 
 ELSEWHERE = "elsewhere.json"  # in a job's own folder: where its run is, if not there
+REFUSED = "refused"  # a folder in the study's: what is known of jobs that ended before there was a run
 CONFIG = "multirun.yaml"  # Hydra's own
 SAME = ("resume=", "output_dir=", "logger=", "logger.", "hydra.")  # words that do not make another study
 
@@ -87,6 +90,18 @@ def _words(typed: Any) -> list[str]:
     return sorted(f"{key}{equals}{spelled(value)}" for key, equals, value in pairs)
 
 
+def refused(folder: Path) -> None:
+    """Keep for the table that this job ended before it had a run directory, ``folder``."""
+    if (folder / RECORD).exists() or (folder / ELSEWHERE).exists():
+        return
+    typed = [word.lstrip("+") for word in HydraConfig.get().overrides.task]
+    with suppress(OSError):
+        (folder.parent / REFUSED).mkdir(exist_ok=True)
+        write_json(
+            folder.parent / REFUSED / f"{folder.name}.json", {"overrides": typed, "status": "failed"}, secret=True
+        )
+
+
 def show(folder: Path, started: float = 0.0) -> None:
     """Print the table over ``folder``, if there are runs in it; runs that ended before ``started`` were skipped."""
     text = summary(folder, started)
@@ -114,30 +129,34 @@ def summary(folder: Path, started: float = 0.0) -> str:
 def _records(folder: Path, started: float) -> Iterator[tuple[str, dict[str, Any]]]:
     own = {path.name for path in folder.glob("*") if os.path.lexists(path / RECORD)}
     for name in own:
-        record = _read(folder / name)
+        record = _safely(read_record, folder / name)
         before = record["status"] == FINISHED and (folder / name / RECORD).stat().st_mtime < started
         yield name, {**record, "status": f"{FINISHED}, skipped"} if before else record
     for path in folder.glob(f"*/{ELSEWHERE}"):
         if path.parent.name not in own:
             record = _elsewhere(path)
             yield path.parent.name, {**record, "status": f"{record.get('status')}, skipped"}
+    for path in folder.glob(f"{REFUSED}/*.json"):
+        if not (folder / path.stem).exists():
+            yield path.stem, _safely(record_in, path)
 
 
 def _elsewhere(path: Path) -> dict[str, Any]:
     try:
-        return _read(Path(read_json(path, NOTE_BOUND)["folder"]))
+        folder = Path(read_json(path, NOTE_BOUND)["folder"])
     except (OSError, UserError, KeyError, TypeError, ValueError):
         return {"status": UNREADABLE}
+    return _safely(read_record, folder)
 
 
 def _number(folder: Path) -> tuple[int, str]:
     return (int(folder.name) if folder.name.isdecimal() else 0, folder.name)
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _safely(read: Callable[[Path], dict[str, Any]], path: Path) -> dict[str, Any]:
     try:
-        return read_record(folder)
-    except UserError:
+        return read(path)
+    except (OSError, UserError):
         return {"status": UNREADABLE}
 
 
