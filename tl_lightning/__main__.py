@@ -25,7 +25,9 @@ from omegaconf.errors import OmegaConfBaseException
 from tl_lightning.commands import COMMANDS
 from tl_lightning.config import OURS, config_folder, experiments, hydra_word, register
 from tl_lightning.errors import ToldError, UserError, first_line
+from tl_lightning.left_out import put_back
 from tl_lightning.record import COMMAND
+from tl_lightning.shown import error, log_safely, say
 from tl_lightning.studies.search import add_to_hydra
 
 DEEPEST = 16  # dots in a key
@@ -42,9 +44,10 @@ def main() -> None:
     """Run the command on the command line and exit: 0 done, 1 our fault, 2 the user's, 130 or 143 by a signal."""
     started = time.time()
     register()
+    log_safely()
     words = sys.argv[1:]
     if not words or HELP_WORDS & set(words):
-        print(help_text())
+        say(help_text())
         return
     shown = os.environ.get(FULL_ERROR)
     command = COMMANDS.get(words[0])
@@ -64,7 +67,7 @@ def main() -> None:
     except BaseException as fault:
         if not hasattr(fault, "exit_code") and not isinstance(fault, KeyboardInterrupt):
             raise
-        print(f"\nInterrupted by {fault or 'Ctrl-C'}: the same command with resume=auto goes on.", file=sys.stderr)
+        error(f"\nInterrupted by {fault or 'Ctrl-C'}: the same command with resume=auto goes on.")
         sys.exit(getattr(fault, "exit_code", 130))
 
 
@@ -153,7 +156,9 @@ def _job(cfg: DictConfig) -> Any:
     from tl_lightning.check import check
 
     try:
-        config = check(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+        composed: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+        put_back(composed)
+        config = check(composed)
     except RecursionError:
         raise UserError("The configuration is nested too deep") from None
     from tl_lightning.run import run
@@ -176,9 +181,9 @@ def tell(fault: BaseException, full: bool) -> int:
         return fault.exit_code
     message = explained(fault)
     if message is None or full:
-        traceback.print_exception(fault)
+        error("".join(traceback.format_exception(fault)).rstrip())
     else:
-        print(f"\n{message}", file=sys.stderr)
+        error(f"\n{message}")
     return OUR_FAULT if message is None else USER_FAULT
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from tl_lightning.config import RunConfig
 from tl_lightning.errors import UserError
 from tl_lightning.grid_faults import grid_faults
+from tl_lightning.left_out import is_hole
 from tl_lightning.ranges import hints
 from tl_lightning.targets import (
     NOT_TAKEN,
@@ -81,6 +82,8 @@ def _scalar_faults(path: str, value: Any) -> Iterator[str]:
         # Hydra would resolve what still looks like an interpolation when the part is made, behind this check.
         if "${" in value:
             yield f"{path}={_short(value)}: ${{ is left after everything is resolved"
+        if is_hole(value):
+            yield f"{path}: left out of this file, since it is secret (***): say it again, as {path}=VALUE"
         if "\0" in value:
             yield f"{path}={_short(value)}: holds a null byte"
     elif value is not None and not isinstance(value, (bool, int, float)):

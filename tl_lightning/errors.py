@@ -1,5 +1,7 @@
 """The errors that a user can mend."""
 
+from tl_lightning.redact import redacted_text
+
 LONGEST = 300
 
 
@@ -21,4 +23,4 @@ class ToldError(Exception):
 
 def first_line(fault: BaseException) -> str:
     """What a library's fault says, in one line of a message; its name where it says nothing."""
-    return (str(fault).strip().splitlines() or [type(fault).__name__])[0][:LONGEST]
+    return (redacted_text(str(fault)).strip().splitlines() or [type(fault).__name__])[0][:LONGEST]

@@ -7,14 +7,22 @@ configuration is checked.
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from tl_lightning.errors import UserError
 from tl_lightning.launchers import DOTTED, is_typed, launcher_faults
+from tl_lightning.redact import is_secret
 from tl_lightning.targets import ALLOW_VARIABLE, allowed_by_user, locate, named, within
 
-SECRET = re.compile(r"(?:KEYS?|TOKENS?|PASSWD|PASS|CREDENTIALS?|NETRC|AUTH|DSN)$|_(?:KEY|TOKEN)_|SECRET|PASSWORD", re.I)
-CLOUD = "AWS_"  # none of these is for a configuration
+ALLOW_ENV = "TL_LIGHTNING_ALLOW_ENV"  # names between commas, * for any letters; from the environment alone
+TICKET = "TL_LIGHTNING_TICKET"  # holds words as they were typed
+READABLE = (
+    *("HOME", "USER", "LOGNAME", "HOSTNAME", "TMPDIR", "SCRATCH", "WORK", "VIRTUAL_ENV", "CONDA_PREFIX"),
+    *("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_HUB_OFFLINE", "TORCH_HOME", "XDG_CACHE_HOME"),
+    *("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "PBS_JOBID"),
+    *("WANDB_PROJECT", "WANDB_ENTITY", "WANDB_MODE", "TOKENIZERS_PARALLELISM", "TL_LIGHTNING_*", "SLURM_*"),
+)
 SETTABLE = frozenset(
     {
         *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG"),
@@ -38,16 +46,23 @@ WHOLE = re.compile(r"\s*\$\{.*\}\s*", re.DOTALL)  # can become a node; with text
 
 
 def environment(name: str, *default: Any) -> str | None:
-    """``${oc.env:NAME}`` and ``${oc.env:NAME,DEFAULT}``, but for secrets: what is read ends up in files and on W&B.
+    """``${oc.env:NAME}`` and ``${oc.env:NAME,DEFAULT}``, for variables of ``READABLE`` and those the user allows.
+
+    What is read ends up in files and on W&B: a variable whose name is that of a secret is not read, allowed or not.
 
     Raises:
-        UserError: the name is that of a secret.
+        UserError: the variable is not for a configuration.
         KeyError: the variable is not set, and there is no default.
     """
-    if is_secret(name) or name.startswith(CLOUD):
+    if is_secret(name) or name == TICKET:
         raise UserError(
             f"${{oc.env:{name}}}: a configuration may not read a secret, since it is stored and logged;"
             " what needs the key reads the environment itself"
+        )
+    if not _readable(name):
+        raise UserError(
+            f"${{oc.env:{name}}}: a configuration may read {', '.join(READABLE)};"
+            f" {ALLOW_ENV}={name} in the environment allows this one too"
         )
     if name in os.environ:
         return os.environ[name]
@@ -56,17 +71,9 @@ def environment(name: str, *default: Any) -> str | None:
     return None if default[0] is None else str(default[0])
 
 
-def is_secret(name: str) -> bool:
-    """Whether an environment variable of this name holds a key, token, secret or password."""
-    return bool(SECRET.search(name))
-
-
-def redacted(text: str) -> str:
-    """The text with ``***`` for the value of every secret in the environment."""
-    secrets = {value for name, value in os.environ.items() if len(value) >= 8 and is_secret(name)}
-    for value in sorted(secrets, key=len, reverse=True):
-        text = text.replace(value, "***")
-    return text
+def _readable(name: str) -> bool:
+    allowed = (*READABLE, *(word.strip() for word in os.environ.get(ALLOW_ENV, "").split(",")))
+    return any(fnmatchcase(name, pattern) for pattern in allowed)
 
 
 def refuse(node: Mapping[str, Any], typed: Sequence[str], select: Callable[[str], Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tl_lightning.errors import UserError
 from tl_lightning.files import located
+from tl_lightning.redact import redacted
 
 FREE = ("resume", "output_dir", "logger", "hydra", "defaults")  # may differ between a run and its resume
 READ_IN_WHOLE = 64 * 2**20  # larger files are known by size and time of change
@@ -24,10 +25,11 @@ def identity(config: Mapping[str, Any]) -> dict[str, str]:
     Args:
         config: checked, so that it says all that will be used.
     """
+    config = redacted(config)  # a password decides no result, and could be guessed from a hash
     return {
         "config": _hash(sorted((k, meaning(v)) for k, v in flat(config).items() if k.split(".")[0] not in FREE)),
         "files": _hash([_print(path) for path in _files(config)]),
-        "code": _code(),
+        "code": code_hash(),
     }
 
 
@@ -79,7 +81,8 @@ def _print(path: Path) -> list[Any]:
 
 
 @cache
-def _code() -> str:
+def code_hash() -> str:
+    """Of the source files of this package that decide a run."""
     root = Path(__file__).parent
     sources = sorted(p.relative_to(root) for p in root.rglob("*.py"))
     return _hash([[str(p), (root / p).read_text()] for p in sources if p.parts[0] not in BESIDE_A_RUN])

@@ -4,37 +4,30 @@ import json
 import math
 import os
 import platform
-import re
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from tl_lightning.errors import UserError
 from tl_lightning.files import aside
-from tl_lightning.guard import redacted
+from tl_lightning.origin import code, git_state, versions
 from tl_lightning.processes import lives, this_process
 from tl_lightning.recorded import RUNNING, record_in
+from tl_lightning.redact import redacted, redacted_word
 
 RECORD, CONFIG = "run.json", "config.yaml"
-PACKAGES = (
-    "tl_lightning",
-    "torch",
-    "lightning",
-    "transformers",
-    "datasets",
-    "torchmetrics",
-    "hydra-core",
-    "wandb",
-)
 PROGRAMS = ("tl_lightning", "tl-lightning")
 COMMAND = "TL_LIGHTNING_COMMAND"  # set by a multirun for the processes of its jobs
-PASSWORD = re.compile(r"(://[^/@:]*:)[^/@]*@")
-SECRETS = ("key", "token", "secret", "password")
+# What a record says in words of its own, which a secret that is a word like them must not blot out.
+OWN = frozenset(
+    {
+        *("status", "seed", "started", "resumed", "ended", "durations", "process", "host", "device", "precision"),
+        *("versions", "code", "git", "identity", "choices", "metrics", "intervals", "selected_by"),
+    }
+)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -43,10 +36,10 @@ def write_text(path: Path, text: str) -> None:
         beside.write_text(text)
 
 
-def write_json(path: Path, content: Any, secret: bool = False) -> None:
-    """Write JSON as ``write_text`` does; ``secret`` blots out what the environment keeps secret."""
-    text = json.dumps(_valid(content), indent=2, ensure_ascii=False, default=str, allow_nan=False)
-    write_text(path, (redacted(text) if secret else text) + "\n")
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON as ``write_text`` does."""
+    text = json.dumps(_valid(content), indent=2, ensure_ascii=False, default=str, allow_nan=False) + "\n"
+    write_text(path, text.encode(errors="backslashreplace").decode())  # half a character, as a file's name may have
 
 
 def _valid(content: Any) -> Any:
@@ -80,7 +73,8 @@ class Record:
             "started": earlier.get("started", _timestamp(self.started)),
             "resumed": [*earlier.get("resumed", []), _timestamp(self.started)] if resumed else [],
             "command": typed_command(),
-            "git": git_state(Path.cwd()),
+            "git": git_state(),  # the user's repository, where there is one
+            "code": code(),
             "versions": versions(),
             "process": this_process(),
             "host": {
@@ -95,7 +89,7 @@ class Record:
         """Add facts and write."""
         self.content.update(facts)
         if self.writes:
-            write_json(self.path, self.content, secret=True)
+            write_json(self.path, redacted(self.content, OWN))
 
     def add_duration(self, name: str, seconds: float) -> None:
         """Add seconds to a part of the run; parts done before a resume count."""
@@ -148,44 +142,7 @@ def _command() -> str:
     typed = sys.orig_argv  # sys.argv holds what Hydra was given
     start = next((i for i, word in enumerate(typed) if Path(word).name in PROGRAMS), len(typed))
     words = ["python -m tl_lightning" if "-m" in typed[:start] else "tl-lightning"]
-    for word in typed[start + 1 :]:
-        key, equals, _ = word.partition("=")
-        secret = equals and any(part in key.rsplit(".", 1)[-1].lower().split("_") for part in SECRETS)
-        words.append(f"{key}=***" if secret else PASSWORD.sub(r"\1***@", word))
-    return " ".join(words)
-
-
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit and whether tracked files differ from it; None outside a repository."""
-
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(  # noqa: S603
-                ["git", "-C", str(folder), *words],  # noqa: S607
-                capture_output=True,
-                text=True,
-                timeout=10,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    commit = git("rev-parse", "HEAD")
-    if commit is None:
-        return None
-    return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide what a run does."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return " ".join([*words, *map(redacted_word, typed[start + 1 :])])
 
 
 def peak_memory_bytes() -> dict[str, int]:

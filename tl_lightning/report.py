@@ -4,10 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tl_lightning.shown import in_line
+
 
 def aligned(rows: Iterable[Sequence[str]], left: int = 1) -> str:
     """Columns side by side, the first ``left`` ones to the left, the others to the right."""
-    rows = [list(row) for row in rows]
+    rows = [[in_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
         [cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]

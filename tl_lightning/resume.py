@@ -11,6 +11,7 @@ from tl_lightning.checkpoints import LAST, PREVIOUS
 from tl_lightning.claim import Claim
 from tl_lightning.errors import UserError, first_line
 from tl_lightning.identity import FREE, flat, identity, meaning
+from tl_lightning.left_out import holes
 from tl_lightning.record import CONFIG, RECORD, read_record, still_runs
 from tl_lightning.recorded import ENDED, FINISHED, config_in
 from tl_lightning.run_files import leads_out
@@ -156,4 +157,5 @@ def stored_config(folder: Path) -> dict[str, Any]:
 def _differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     old, new = flat(stored), flat(config)
     keys = [k for k in {**old, **new} if k.split(".")[0] not in FREE]
-    return [f"{k}: {old.get(k)} then, {new.get(k)} now" for k in keys if meaning(old.get(k)) != meaning(new.get(k))]
+    other = [k for k in keys if meaning(old.get(k)) != meaning(new.get(k)) and not any(holes(old.get(k), (k,)))]
+    return [f"{k}: {old.get(k)} then, {new.get(k)} now" for k in other]

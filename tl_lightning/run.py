@@ -25,10 +25,13 @@ from tl_lightning.grid_task import GridTask
 from tl_lightning.identity import identity
 from tl_lightning.interrupt import Interrupted, StopAtStep, graceful
 from tl_lightning.job import ALONE, Job
+from tl_lightning.left_out import holes
 from tl_lightning.place import Place
 from tl_lightning.quiet import quiet, without_bar
 from tl_lightning.ranks import Others
 from tl_lightning.record import CONFIG, Record, peak_memory_bytes, write_json, write_text
+from tl_lightning.redact import redacted, redacted_text
+from tl_lightning.shown import say
 from tl_lightning.task import Predictions
 from tl_lightning.trial import trial_words
 
@@ -37,6 +40,9 @@ log = logging.getLogger(__name__)
 HEADER = """\
 # The whole configuration of this run.  To run it again:
 # python -m tl_lightning --config-path {} --config-name config
+"""
+LACKS = """\
+# What is secret is left out of this file (***).  Say it again behind that command: {}
 """
 
 
@@ -112,7 +118,7 @@ def _run(
         raise Interrupted(stop.signum or asked) from ended
     except BaseException as fault:
         with _not_hiding(fault):
-            record.end("failed", error=f"{type(fault).__name__}: {fault}"[:2000])
+            record.end("failed", error=redacted_text(f"{type(fault).__name__}: {fault}")[:2000])
         raise
     finally:
         wandb_run.finish(failed=not done)
@@ -129,10 +135,12 @@ def _not_hiding(fault: BaseException) -> Iterator[None]:
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write the configuration into a run directory, so that Hydra finds all in it."""
-    stored = {"defaults": ["run_config", "hydra_settings", "_self_"], **config, "resume": None}
-    text = HEADER.format(folder.resolve()) + yaml.safe_dump(stored, sort_keys=False, allow_unicode=True)
-    write_text(folder / CONFIG, text)
+    """Write the configuration into a run directory, so that Hydra finds all in it but what is secret."""
+    public = redacted(config)
+    stored = {"defaults": ["run_config", "hydra_settings", "_self_"], **public, "resume": None}
+    lacks = [f"{place}=VALUE" for place in holes(public)]
+    text = HEADER.format(folder.resolve()) + (LACKS.format(" ".join(lacks)) if lacks else "")
+    write_text(folder / CONFIG, text + yaml.safe_dump(stored, sort_keys=False, allow_unicode=True))
 
 
 def _fit_and_test(parts: Parts, place: Place, record: Record, stop: StopAtStep) -> float:
@@ -284,7 +292,7 @@ def _write_results(parts: Parts, folder: Path, record: Record) -> None:
         wandb=tracked,
     )
     rows = len(task.predictions.rows) if task.predictions else 0
-    print(f"\n{report.result_table(metrics, spread, rows)}\n\n{report.farewell(folder, tracked, tested=rows > 0)}")
+    say(f"\n{report.result_table(metrics, spread, rows)}\n\n{report.farewell(folder, tracked, tested=rows > 0)}")
 
 
 def _write_predictions(parts: Parts, folder: Path, tested: Predictions) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from tl_lightning.commands import given
 from tl_lightning.errors import UserError
 from tl_lightning.record import read_record, still_runs
 from tl_lightning.report import aligned
+from tl_lightning.shown import error, say
 from tl_lightning.wandb_key import has_key, server
 from tl_lightning.wandb_run import LEFT
 
@@ -34,15 +35,15 @@ def main(words: Sequence[str]) -> None:
         raise UserError(f"dir={root}: there is no such folder")
     runs = offline_runs(root)
     if not runs:
-        print(f"{root}: no offline run is left to upload")
+        say(f"{root}: no offline run is left to upload")
         return
     if not has_key():
         raise UserError(f"There is no W&B key for {server()}: WANDB_API_KEY=KEY in the environment, or wandb login")
     left = _upload_all(runs, seconds)
-    print(f"\n{len(runs) - len(left)} of {len(runs)} runs uploaded")
+    say(f"\n{len(runs) - len(left)} of {len(runs)} runs uploaded")
     if left:
         rows = [(str(parts[0]), why) for parts, why in left]
-        print(f"left, as they were; the same command tries again:\n{aligned(rows, left=2)}", file=sys.stderr)
+        error(f"left, as they were; the same command tries again:\n{aligned(rows, left=2)}")
         sys.exit(1)
 
 
@@ -67,7 +68,7 @@ def _upload_all(runs: Sequence[Sequence[Path]], seconds: float) -> list[tuple[Se
     left = []
     for number, parts in enumerate(runs, start=1):
         why = _upload(parts, seconds)
-        print(f"{number}/{len(runs)}  {parts[0]}  {'uploaded' if why is None else f'left: {why}'}", flush=True)
+        say(f"{number}/{len(runs)}  {parts[0]}  {'uploaded' if why is None else f'left: {why}'}")
         if why is not None:
             left.append((parts, why))
     return left

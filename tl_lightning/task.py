@@ -19,6 +19,7 @@ from tl_lightning.memory import Memory
 from tl_lightning.objectives import Objective
 from tl_lightning.optim import in_phases, param_groups
 from tl_lightning.ranks import means
+from tl_lightning.redact import redacted
 from tl_lightning.strategies.base import FineTuning, Phase
 
 CHECKPOINT_KEY = "tl_lightning"
@@ -203,7 +204,7 @@ class TransferTask(LightningModule):
         """Store what is needed to use the weights: class names and configuration, as plain containers."""
         checkpoint[CHECKPOINT_KEY] = {
             "classes": list(self.classes),
-            "config": self.config,
+            "config": redacted(self.config),
             "backbone": self.backbone.identity,
         }
         state = checkpoint["state_dict"]

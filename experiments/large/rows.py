@@ -106,7 +106,7 @@ def main() -> None:
     options.add_argument("--cached", action="store_true", help="only with the cache that an earlier call left")
     options.add_argument("words", nargs="*", help="more words for the command")
     given = options.parse_args()
-    from tl_lightning.record import git_state, versions
+    from tl_lightning.origin import git_state, versions
 
     folder: Path = given.folder / str(given.rows)
     folder.mkdir(parents=True, exist_ok=True)

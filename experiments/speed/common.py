@@ -66,7 +66,7 @@ def facts() -> dict[str, Any]:
     """What was measured where, when, and by which command."""
     import torch
 
-    from tl_lightning.record import git_state, versions
+    from tl_lightning.origin import git_state, versions
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     machine = {"device": device, "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "load": os.getloadavg()[0]}

@@ -13,6 +13,7 @@ from typing import Any
 
 from tl_lightning.errors import ToldError, UserError
 from tl_lightning.interrupt import SIGNALS, Interrupted
+from tl_lightning.left_out import carry
 from tl_lightning.record import CONFIG, RECORD, read_record, write_json
 from tl_lightning.recorded import FAILED, FINISHED, RUNNING
 from tl_lightning.run import write_config
@@ -70,7 +71,7 @@ def run_apart(config: Mapping[str, Any], folder: Path, ticket: Ticket) -> tuple[
     words += [f"resume={quoted(folder)}"] if resumed else []
     process = subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "tl_lightning", *words],
-        env={**os.environ, **ticket.environment(), PARENT: str(os.getpid())},
+        env={**os.environ, **ticket.environment(), **carry(config), PARENT: str(os.getpid())},
         start_new_session=True,  # a Ctrl-C reaches its first process through this one, once
     )
     with _passing_on(process) as received:

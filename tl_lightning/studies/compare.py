@@ -1,7 +1,6 @@
 """``python -m tl_lightning compare DIR [DIR ...]``: which choice was better, honestly."""
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 from tl_lightning.commands import given
 from tl_lightning.errors import UserError
 from tl_lightning.record import RECORD, write_text
+from tl_lightning.shown import error, say
 from tl_lightning.studies import page, tables
 from tl_lightning.studies.choosing import OPTIONS as KEYS
 from tl_lightning.studies.page import Plot, title_of
@@ -41,14 +41,14 @@ def main(words: Sequence[str]) -> None:
         raise UserError(f"compare needs a folder with runs:\n{USAGE}")
     roots = [Path(word) for word in plain]
     found = study(roots, _listed(options["by"]), _listed(options["metric"]), wanted)
-    print(told(found))
+    say(told(found))
     for note in found.notes:
-        print(f"note: {note}", file=sys.stderr)
+        error(f"note: {note}")
     folder = output_folder(roots, options["output"])
     path = write(found, title_of(roots), folder, plots=options["plots"], pdf=options["pdf"])
     if options["wandb"]:
         _publish(found, path)
-    print(f"\npage    {path}\ntables  {path.parent}: comparison.md, comparison.tex, groups.csv, pairs.csv, runs.csv")
+    say(f"\npage    {path}\ntables  {path.parent}: comparison.md, comparison.tex, groups.csv, pairs.csv, runs.csv")
 
 
 def _publish(found: Study, path: Path) -> None:

@@ -15,6 +15,7 @@ from tl_lightning.errors import UserError
 from tl_lightning.processes import lives
 from tl_lightning.recorded import DIED, RUNNING, STATUSES, UNREADABLE
 from tl_lightning.report import aligned
+from tl_lightning.shown import say
 from tl_lightning.studies.choosing import matches
 from tl_lightning.studies.index import TRIAL, Row, rows
 from tl_lightning.values import LOWER_IS_BETTER
@@ -50,8 +51,8 @@ def main(words: Sequence[str]) -> None:
     kept = {place: row for place, row in found.items() if begin <= _started(row) < end and _wanted(row, options)}
     ordered = _sorted(kept, found.values(), options["sort"])
     shown = ordered[: options["limit"]] if options["limit"] > 0 else ordered
-    print(table([(place, kept[place]) for place in shown], _metric(options["sort"])))
-    print(f"\n{_count(len(shown), kept.values(), len(found))}  {root}")
+    say(table([(place, kept[place]) for place in shown], _metric(options["sort"])))
+    say(f"\n{_count(len(shown), kept.values(), len(found))}  {root}")
 
 
 def state(row: Row) -> str:

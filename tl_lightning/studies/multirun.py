@@ -8,15 +8,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from tl_lightning.errors import UserError
-from tl_lightning.record import COMMAND, RECORD, read_record, typed_command, write_json
-from tl_lightning.recorded import FINISHED, UNREADABLE, record_in
+from tl_lightning.record import COMMAND, RECORD, read_record, typed_command, write_json, write_text
+from tl_lightning.recorded import FAILED, FINISHED, UNREADABLE, record_in
+from tl_lightning.redact import redacted, redacted_word
 from tl_lightning.report import aligned, interval, number
 from tl_lightning.run_files import CONFIG_BOUND, NOTE_BOUND, read_json, read_yaml
+from tl_lightning.shown import log_safely, say
 from tl_lightning.studies.publish import at_the_end
 from tl_lightning.studies.spelling import spelled
 
@@ -44,12 +48,27 @@ class Summary(Callback):
             if found is not None:
                 settle(config, found)
 
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Leave what is secret out of the file that Hydra has written, and out of the logs of this process."""
+        log_safely()
+        if config.hydra.mode == RunMode.MULTIRUN:
+            _without_secrets(Path(config.hydra.sweep.dir) / CONFIG)
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table; keep the comparison on W&B where the jobs are tracked there."""
         folder = Path(config.hydra.sweep.dir)
         show(folder, self.started)
         logger: dict[str, Any] = OmegaConf.to_container(config.logger, resolve=True)  # type: ignore[assignment]
         at_the_end(logger, folder, group(folder))
+
+
+def _without_secrets(path: Path) -> None:
+    """The jobs of a multirun may meet here; that one of them has done it is enough."""
+    with suppress(OSError, yaml.YAMLError):
+        stored = yaml.safe_load(path.read_text())
+        public = redacted(stored)
+        if public != stored:
+            write_text(path, yaml.safe_dump(public, sort_keys=False, allow_unicode=True))
 
 
 def group(folder: Path) -> str:
@@ -87,7 +106,7 @@ def _same_study(config: DictConfig) -> Path | None:
 def _words(typed: Any) -> list[str]:
     """What makes a study, each value as it is meant: ``[0.8,1.0]`` is ``[0.8,1]``."""
     pairs = (word.partition("=") for word in typed if not word.lstrip("+").startswith(SAME))
-    return sorted(f"{key}{equals}{spelled(value)}" for key, equals, value in pairs)
+    return sorted(redacted_word(f"{key}{equals}{spelled(value)}") for key, equals, value in pairs)
 
 
 def refused(folder: Path) -> None:
@@ -97,16 +116,15 @@ def refused(folder: Path) -> None:
     typed = [word.lstrip("+") for word in HydraConfig.get().overrides.task]
     with suppress(OSError):
         (folder.parent / REFUSED).mkdir(exist_ok=True)
-        write_json(
-            folder.parent / REFUSED / f"{folder.name}.json", {"overrides": typed, "status": "failed"}, secret=True
-        )
+        content = {"overrides": list(map(redacted_word, typed)), "status": FAILED}
+        write_json(folder.parent / REFUSED / f"{folder.name}.json", content)
 
 
 def show(folder: Path, started: float = 0.0) -> None:
     """Print the table over ``folder``, if there are runs in it; runs that ended before ``started`` were skipped."""
     text = summary(folder, started)
     if text:
-        print(f"\n{text}\n\nruns  {folder}")
+        say(f"\n{text}\n\nruns  {folder}")
 
 
 def summary(folder: Path, started: float = 0.0) -> str:

@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tl_lightning.errors import UserError
 from tl_lightning.recorded import PRUNED, RUNNING
+from tl_lightning.shown import say
 from tl_lightning.studies import history
 from tl_lightning.studies.goals import direction, measured
 from tl_lightning.studies.jobs import Done
@@ -182,6 +183,6 @@ class Trials:
             history.write(self.study, self.folder, self.settings.objectives, importance=True)
             complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             if complete:
-                print(f"\n{history.best(self.study, self.settings.objectives)}")
+                say(f"\n{history.best(self.study, self.settings.objectives)}")
         if not complete and self._faults:
             raise self._faults[-1]

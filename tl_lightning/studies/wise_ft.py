@@ -23,6 +23,7 @@ from tl_lightning.objectives import mode
 from tl_lightning.quiet import quiet
 from tl_lightning.record import write_json
 from tl_lightning.report import aligned, interval, number
+from tl_lightning.shown import say
 from tl_lightning.strategies.merging import merged_state
 from tl_lightning.task import Predictions, TransferTask
 
@@ -157,7 +158,7 @@ def _write(folder: Path, task: TransferTask, points: list[Point]) -> None:
     write_json(folder / "wise_ft.json", content)
     _write_csv(folder / "wise_ft.csv", points)
     _draw(folder / "wise_ft.png", points, monitor, best)
-    print(f"\n{table(points, monitor, best, spread)}\n\ncurve  {folder / 'wise_ft.png'} (.csv, .json)")
+    say(f"\n{table(points, monitor, best, spread)}\n\ncurve  {folder / 'wise_ft.png'} (.csv, .json)")
 
 
 def _interval(task: TransferTask, point: Point) -> tuple[float, float] | None:
