@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -28,6 +29,8 @@ from tl_lightning.errors import ToldError, UserError, first_line
 from tl_lightning.left_out import put_back
 from tl_lightning.record import COMMAND
 from tl_lightning.shown import error, log_safely, say
+from tl_lightning.signals import GOES_ON, Ends, Interrupted, listening
+from tl_lightning.streams import outlive_readers
 from tl_lightning.studies.search import add_to_hydra
 
 DEEPEST = 16  # dots in a key
@@ -41,7 +44,8 @@ READERS = ("hydra", "omegaconf", "antlr4", "yaml")
 
 
 def main() -> None:
-    """Run the command on the command line and exit: 0 done, 1 our fault, 2 the user's, 130 or 143 by a signal."""
+    """Run the command on the command line and exit: 0 done, 1 our fault, 2 the user's, 128 + N by the signal N."""
+    outlive_readers()
     started = time.time()
     register()
     log_safely()
@@ -51,12 +55,14 @@ def main() -> None:
         return
     shown = os.environ.get(FULL_ERROR)
     command = COMMANDS.get(words[0])
+    ends = Ends("" if command is not None and command.module is not None else GOES_ON)
     try:
-        if command is not None and command.module is not None:
-            command(words[1:])
-        else:
-            sys.argv[1:] = overrides(words)
-            _hydra(shown)
+        with listening(ends, (signal.SIGTERM, signal.SIGHUP)):  # Python itself listens to Ctrl-C
+            if command is not None and command.module is not None:
+                command(words[1:])
+            else:
+                sys.argv[1:] = overrides(words)
+                _hydra(shown, ends)
     except JobError as fault:  # Hydra ends a multirun with a failed job before its closing callback
         from tl_lightning.studies.multirun import show
 
@@ -64,11 +70,15 @@ def main() -> None:
         sys.exit(fault.exit_code)
     except Exception as fault:
         sys.exit(tell(fault, full=shown == "1"))
-    except BaseException as fault:
-        if not hasattr(fault, "exit_code") and not isinstance(fault, KeyboardInterrupt):
-            raise
-        error(f"\nInterrupted by {fault or 'Ctrl-C'}: the same command with resume=auto goes on.")
-        sys.exit(getattr(fault, "exit_code", 130))
+    except KeyboardInterrupt:
+        sys.exit(_interrupted("Ctrl-C", ends.how, 128 + signal.SIGINT))
+    except Interrupted as fault:
+        sys.exit(_interrupted(str(fault), fault.how, fault.exit_code))
+
+
+def _interrupted(by: str, how: str, code: int) -> int:
+    error(f"\nInterrupted by {by}{': ' if how else ''}{how}.")
+    return code
 
 
 def overrides(words: list[str]) -> list[str]:
@@ -104,15 +114,16 @@ class JobError(Exception):
         self.folder = folder
 
 
-def _hydra(shown: str | None) -> None:
+def _hydra(shown: str | None, ends: Ends) -> None:
     typed = os.environ.get(COMMAND)
     # Hydra would print a fault itself and exit with 1; with this set it lets main() explain it.
     os.environ[FULL_ERROR] = "1"
 
     def job(cfg: DictConfig) -> Any:
+        outlive_readers()  # in the process of a launcher, too
         _restore(FULL_ERROR, shown)  # the processes that a job starts see what the user set
         try:
-            return _job(cfg)
+            return _job(cfg, ends)
         except Exception as fault:
             code = tell(fault, full=shown == "1")
             if HydraConfig.get().mode != RunMode.MULTIRUN:
@@ -152,7 +163,7 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def _job(cfg: DictConfig) -> Any:
+def _job(cfg: DictConfig, ends: Ends) -> Any:
     from tl_lightning.check import check
 
     try:
@@ -161,7 +172,7 @@ def _job(cfg: DictConfig) -> Any:
         config = check(composed)
     except RecursionError:
         raise UserError("The configuration is nested too deep") from None
-    from tl_lightning.run import run
+    from tl_lightning.run import placed_run
     from tl_lightning.studies.apart import end_with_parent
     from tl_lightning.studies.jobs import job
     from tl_lightning.studies.ticket import ticket
@@ -172,7 +183,9 @@ def _job(cfg: DictConfig) -> Any:
     if multirun:
         return job(config, folder, known)
     end_with_parent()
-    return run(config, folder, known.tags, known.overrides, known.job(config))
+    where, value = placed_run(config, folder, known.tags, known.overrides, known.job(config))
+    ends.how = f"the run in {where} is over"
+    return value
 
 
 def tell(fault: BaseException, full: bool) -> int:

@@ -1,8 +1,8 @@
-"""Ctrl-C, SIGTERM and SLURM's signal: finish the step, save, say so."""
+"""A signal to a run: finish the step, save, say so; once the results stand, leave them so."""
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any
 
@@ -12,19 +12,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tl_lightning import slurm
 from tl_lightning.length import between_steps
 from tl_lightning.ranks import Others
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Interrupted(BaseException):
-    """A signal asked the run to end; ``exit_code`` is 130 for Ctrl-C, 143 for SIGTERM, 138 for SLURM's SIGUSR1."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)  # its only argument, so that it can be sent between processes
-        self.exit_code = 128 + signum
-
-    def __str__(self) -> str:
-        return signal.Signals(self.args[0]).name
+from tl_lightning.signals import GOES_ON, SIGNALS, here, listening
+from tl_lightning.signals import Interrupted as Interrupted
 
 
 class StopAtStep(Callback):
@@ -33,23 +22,40 @@ class StopAtStep(Callback):
     Outside the loops, and at the second signal, the run ends at once.  Lightning's own handler listens to SIGTERM
     alone, ends amid the gradients that a step accumulates, and in one of several processes talks to the others at any
     moment, in between whatever they are saying: it is not used in the loops.
+
+    ``how`` is what a signal means for the run, in words (see `Interrupted`); once the results stand, it says so.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
         self.in_loop = False
+        self.how = GOES_ON
+
+    @property
+    def stands(self) -> bool:
+        """Whether there are results, which no signal takes back."""
+        return self.how != GOES_ON
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
         """The signal handler."""
         again = self.signum is not None
         self.signum = signum
         if again or not self.in_loop:
-            raise Interrupted(signum)
+            raise Interrupted(signum, self.how)
 
     def check(self) -> None:
         """End the run if a signal came too late for the loop to end."""
         if self.signum is not None:
-            raise Interrupted(self.signum)
+            raise Interrupted(self.signum, self.how)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Write in the block what belongs together: a signal waits for its end, which has to ``check``."""
+        self.in_loop = True
+        try:
+            yield
+        finally:
+            self.in_loop = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave signals to the loop."""
@@ -59,9 +65,14 @@ class StopAtStep(Callback):
         """Leave signals to the loop."""
         self._enter()
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave signals to the loop of a validation by itself, as a soup has; within a fit they are left already."""
+        if trainer.state.fn == "validate":
+            self._enter()
+
     def _enter(self) -> None:
         self.in_loop = True
-        signal.signal(signal.SIGTERM, self.receive)  # Lightning has set its own, and brings the earlier one back
+        signal.signal(signal.SIGTERM, here(self.receive))  # Lightning has set its own, and brings the earlier one back
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -72,7 +83,7 @@ class StopAtStep(Callback):
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
         """In a validation, which is done anew after the resume."""
-        if between_steps(trainer) and self._agreed(trainer):
+        if (trainer.state.fn != "fit" or between_steps(trainer)) and self._agreed(trainer):
             raise SIGTERMException
 
     def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
@@ -100,17 +111,16 @@ class StopAtStep(Callback):
         """The loop is over."""
         self.in_loop = False
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """That of a validation by itself is over."""
+        if trainer.state.fn == "validate":
+            self.in_loop = False
+
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The loop is over."""
         self.in_loop = False
 
 
-@contextmanager
-def graceful(stop: StopAtStep) -> Iterator[None]:
-    """Send Ctrl-C, SIGTERM and, in a job of SLURM's, its signal to ``stop`` while the block runs."""
-    before = {signum: signal.signal(signum, stop.receive) for signum in (*SIGNALS, *slurm.signals())}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+def graceful(stop: StopAtStep) -> AbstractContextManager[None]:
+    """Send Ctrl-C, SIGTERM, SIGHUP and, in a job of SLURM's, its signal to ``stop`` while the block runs."""
+    return listening(stop.receive, (*SIGNALS, *slurm.signals()))

@@ -1,7 +1,7 @@
 """BatchNorm statistics of weights that no training step has seen."""
 
-from collections.abc import Iterator
-from copy import deepcopy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 
 import torch
@@ -26,16 +26,35 @@ def refresh(trainer: Trainer, task: LightningModule, batches: int) -> None:
     norms = moving_norms(task)
     if not norms:
         return
-    held = [(norm.momentum, norm.training, deepcopy(norm.num_batches_tracked)) for norm in norms]
+    with _measuring(norms), isolate_rng(), torch.no_grad(), trainer.precision_plugin.forward_context():
+        for inputs in islice(_inputs(trainer), batches):
+            task(inputs)
+    for norm in norms:
+        _average_over_ranks(norm)
+
+
+@contextmanager
+def _measuring(norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Have the layers take the mean over the block's batches.
+
+    What they count is put back into the tensor that stands there: one made here would, in a validation by itself, be
+    of inference mode, and nothing could be loaded into it afterwards.
+    """
+    held = [(norm.momentum, norm.training, _counted(norm)) for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum, norm.training = None, True
-    with isolate_rng(), torch.no_grad(), trainer.precision_plugin.forward_context():
-        for inputs in islice(_inputs(trainer), batches):
-            task(inputs)
-    for norm, (momentum, training, tracked) in zip(norms, held, strict=True):
-        norm.momentum, norm.training, norm.num_batches_tracked = momentum, training, tracked
-        _average_over_ranks(norm)
+    try:
+        yield
+    finally:
+        for norm, (momentum, training, counted) in zip(norms, held, strict=True):
+            norm.momentum, norm.training = momentum, training
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.fill_(counted)
+
+
+def _counted(norm: _BatchNorm) -> int:
+    return 0 if norm.num_batches_tracked is None else int(norm.num_batches_tracked)
 
 
 def _inputs(trainer: Trainer) -> Iterator[dict[str, torch.Tensor]]:

@@ -1,13 +1,17 @@
-"""The processes of one run: how many there are, what they measured together, and whether all of them ended well."""
+"""The processes of one run: how many, what they measure and what fails on all of them, and whether all ended well."""
 
 import subprocess
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from tl_lightning.errors import first_line
+from tl_lightning.signals import Interrupted, ended_by
+
+T = TypeVar("T")
 PATIENCE_S = 60.0  # the other processes end within seconds of the first one
 
 
@@ -46,6 +50,28 @@ def means(trainer: Trainer, values: Mapping[str, Tensor | float]) -> dict[str, T
     return dict(zip(values, trainer.strategy.reduce(stacked, reduce_op="mean").unbind(), strict=True))
 
 
+class SharedError(Exception):
+    """What one process of a run could not do, raised on all of them, so that they go on in the same way."""
+
+
+def together(trainer: Any, do: Callable[[], T]) -> T:
+    """What ``do`` gives; it talks to no other process.
+
+    Raises:
+        SharedError: it failed on one of the processes.
+    """
+    made: list[T] = []
+    own: Exception | None = None
+    try:
+        made.append(do())
+    except Exception as fault:
+        own = fault
+    if trainer.strategy.reduce_boolean_decision(own is not None, all=False):
+        why = "another process of this run could not do it, and says why"
+        raise SharedError(why if own is None else f"{type(own).__name__}: {first_line(own)}") from own
+    return made[0]
+
+
 class Others:
     """The processes that the first one of a run has started.
 
@@ -63,6 +89,7 @@ class Others:
 
         Raises:
             RuntimeError: one of them failed, or does not end.
+            Interrupted: one of them was ended by a signal, as this one may be in a moment.
         """
         for rank, process in enumerate(self._processes, start=1):
             try:
@@ -70,5 +97,8 @@ class Others:
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise RuntimeError(f"process {rank} of this run did not end and was killed") from None
+            signum = ended_by(code)
+            if signum is not None:
+                raise Interrupted(signum)
             if code:
                 raise RuntimeError(f"process {rank} of this run failed with exit code {code}; its own message says why")

@@ -1,7 +1,7 @@
 """Model soups: the mean of a run's best checkpoints."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 from tl_lightning.callbacks import Best, Mode
 from tl_lightning.checkpoints import read_checkpoint
-from tl_lightning.errors import UserError
 from tl_lightning.norms import refresh
 from tl_lightning.parts import part
 from tl_lightning.ranges import Count, Range
+from tl_lightning.ranks import together
 from tl_lightning.task import TransferTask
 
 State = dict[str, Tensor]
@@ -64,21 +64,16 @@ class Soup(ModelCheckpoint):
         self._tried: list[float] = []
         self._tasting = False
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse to leave merged weights behind that are not the soup's."""
-        if getattr(getattr(pl_module, "strategy", None), "merge", False):
-            raise UserError(
-                "strategy.merge=true writes the merged weights at the end of the fit, before the soup is made:"
-                " strategy.merge=false, or average=ema"
-            )
-
     def finish(self, trainer: Trainer, task: TransferTask, data: LightningDataModule, best: Best | None) -> None:
-        """Make the soup, leave it in the model and in ``best.ckpt``, and its metrics with ``best``."""
+        """Make the soup, leave it in the model and in ``best.ckpt``, and its metrics with ``best``.
+
+        Where it cannot be made, both stay as they were.
+        """
         scores = {Path(path): float(score) for path, score in self.best_k_models.items()}
         self._ranked = sorted(scores, key=lambda path: scores[path], reverse=self.mode == "max")
         if not self._ranked:
             return
-        with self._in_private(trainer):
+        with self._in_private(trainer), _unspoilt(task) if best is None else nullcontext():
             state, metrics = self._cooked(trainer, task, data)
         _fill(task, state)
         if best is not None:
@@ -99,7 +94,7 @@ class Soup(ModelCheckpoint):
         self, paths: Sequence[Path], trainer: Trainer, task: TransferTask, data: LightningDataModule
     ) -> tuple[State, dict[str, float]]:
         """The mean of ``paths``, with its BatchNorm statistics, and its metrics on ``val``."""
-        _fill(task, mean(paths))
+        _fill(task, together(trainer, lambda: mean(paths)))
         trainer.validate(task, datamodule=data, verbose=False)
         metrics = {n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
         self._tried.append(metrics[str(self.monitor)])
@@ -151,6 +146,17 @@ def mean(paths: Sequence[Path]) -> State:
             else:
                 total[name] = total[name] + value.double() if name in total else value.double()
     return {n: (value / len(paths)).float() if value.dtype == torch.float64 else value for n, value in total.items()}
+
+
+@contextmanager
+def _unspoilt(task: TransferTask) -> Iterator[None]:
+    """Bring the weights back where the block fails: no checkpoint of the best will be read for the test."""
+    before = {n: v.detach().cpu().clone() for n, v in task.state_dict().items() if task.strategy.keeps(n)}
+    try:
+        yield
+    except Exception:
+        _fill(task, before)
+        raise
 
 
 def _fill(task: TransferTask, state: State) -> None:

@@ -12,7 +12,6 @@ from torch import nn
 from tl_lightning.errors import UserError
 from tl_lightning.ranges import PositiveUpTo1
 from tl_lightning.strategies.base import FineTuning
-from tl_lightning.strategies.merging import write_merged
 from tl_lightning.strategies.places import LINEAR, Kinds, in_layers, named
 from tl_lightning.strategies.regularizer import Regularizer
 
@@ -98,8 +97,8 @@ class LayerAdapter(Adapter):
         targets: names of layers to adapt, or how they end (``query``, ``mlp.c_fc``).  By default all linear layers of
             the backbone's layers, attention and mlp alike (QLoRA, Dettmers et al., 2023, arXiv:2305.14314, section 4);
             in a convolutional network all convolutions above the stem, but for those in groups.
-        merge: where the best checkpoint is tested after the fit, write it as plain weights too, for
-            ``backbone.weights=``: ``checkpoints/merged.safetensors``.
+        merge: after the test, write what was tested (the best checkpoint, or what an average made of several) as
+            plain weights too, for ``backbone.weights=``: ``checkpoints/merged.safetensors``.
         layer_decay: as in a full fine-tune, for the trained parts.
         regularizer: as in a full fine-tune; one that pulls towards pretrained weights has nothing to act on here.
     """
@@ -118,7 +117,6 @@ class LayerAdapter(Adapter):
         super().__init__(layer_decay, regularizer)
         self.targets = targets
         self.merge = merge
-        self._fitted = False
 
     @abstractmethod
     def config(self, layers: Mapping[str, nn.Module]) -> Any:
@@ -150,15 +148,6 @@ class LayerAdapter(Adapter):
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """Matrices, but for those that hold a vector."""
         return super().decays(name, parameter) and not any(part in name for part in self.vectors)
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """There is something new to merge."""
-        self._fitted = True
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Merge what was tested: the best checkpoint, or what an average made of several."""
-        if self.merge and self._fitted and trainer.is_global_zero:
-            write_merged(pl_module, trainer)
 
 
 def _modes(module: nn.Module, prefix: str, acting: set[str], inherited: bool) -> Iterator[tuple[nn.Module, bool]]:

@@ -3,8 +3,7 @@
 import copy
 from pathlib import Path
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -14,9 +13,10 @@ MERGED = "merged.safetensors"
 
 
 def merged_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state dict that ``module`` has without adapters, with what they learned in its weights; on the CPU.
+    """The state dict that ``module`` has without adapters, with what they learned in its weights.
 
-    ``module`` itself stays as it is.
+    On the CPU, each tensor by itself and in the plain order of its elements, as files of weights want them:
+    convolutions may hold theirs with the channels last.  ``module`` itself stays as it is.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -27,14 +27,11 @@ def merged_state(module: nn.Module) -> dict[str, Tensor]:
         plain = copy.deepcopy(layer)
         plain.merge(safe_merge=True)
         state |= {f"{name}.{key}": value for key, value in plain.get_base_layer().state_dict().items()}
-    return {name: value.detach().cpu().clone() for name, value in state.items()}
+    return {n: value.detach().cpu().clone(memory_format=torch.contiguous_format) for n, value in state.items()}
 
 
-def write_merged(task: nn.Module, trainer: Trainer) -> None:
-    """Write the weights that ``task`` holds as plain ones, ``backbone.`` and ``head.``, beside the best checkpoint."""
-    kept = [c.best_model_path for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-    best = next(filter(None, kept), None)
-    folder = Path(best).parent if best else Path(trainer.default_root_dir, "checkpoints")
+def write_merged(task: nn.Module, folder: Path) -> None:
+    """Write the weights that ``task`` holds as plain ones, ``backbone.`` and ``head.``, into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     with aside(folder / MERGED) as beside:
         save_file(merged_state(task), beside)

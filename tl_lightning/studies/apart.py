@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from tl_lightning.errors import ToldError, UserError
-from tl_lightning.interrupt import SIGNALS, Interrupted
 from tl_lightning.left_out import carry
 from tl_lightning.record import CONFIG, RECORD, read_record, write_json
 from tl_lightning.recorded import FAILED, FINISHED, RUNNING
 from tl_lightning.run import write_config
+from tl_lightning.signals import SIGNALS, Interrupted, ended_by, listening
 from tl_lightning.studies.multirun import quoted
 from tl_lightning.studies.ticket import PARENT, Ticket
 
@@ -76,16 +76,18 @@ def run_apart(config: Mapping[str, Any], folder: Path, ticket: Ticket) -> tuple[
     )
     with _passing_on(process) as received:
         code = process.wait()
-    if code == 0:
-        return read_record(folder), folder
-    _close(folder, code)
-    if not (folder / RECORD).exists():  # refused before there was a run: nothing is left of it
+    if code and not (folder / RECORD).exists():  # refused before there was a run: nothing is left of it
         with suppress(OSError):
             (folder / CONFIG).unlink()
             folder.rmdir()
-    if received or code in (128 + signum for signum in SIGNALS):
-        raise Interrupted(received[-1] if received else code - 128)
-    raise ToldError(code if code == USER_FAULT else 1)
+    elif code:
+        _close(folder, code)
+    asked = received[-1] if received else ended_by(code)
+    if asked is not None:  # also where the job had just ended by itself: the others are not wanted either
+        raise Interrupted(asked)
+    if code:
+        raise ToldError(code if code == USER_FAULT else 1)
+    return read_record(folder), folder
 
 
 def _free(folder: Path) -> Path:
@@ -99,19 +101,15 @@ def _free(folder: Path) -> Path:
 
 @contextmanager
 def _passing_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """Send Ctrl-C and SIGTERM on while the block runs; gives those that came."""
+    """Send Ctrl-C, SIGTERM and SIGHUP on while the block runs; gives those that came."""
     received: list[int] = []
 
     def send(signum: int, _: object) -> None:
         received.append(signum)
         process.send_signal(signum)
 
-    before = {signum: signal.signal(signum, send) for signum in SIGNALS}
-    try:
+    with listening(send, SIGNALS):
         yield received
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 def _close(folder: Path, code: int) -> None:
@@ -121,7 +119,7 @@ def _close(folder: Path, code: int) -> None:
         record = read_record(folder)
     except UserError:  # it did not get that far
         return
-    if record["status"] in (RUNNING, FINISHED):
+    if record["status"] == RUNNING or (record["status"] == FINISHED and ended_by(code) is None):
         write_json(folder / RECORD, {**record, "status": FAILED, "error": f"a process of this run ended with {how}"})
 
 
