@@ -119,3 +119,23 @@ class LogsWithSyncDist(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pl_module.log("own/rank", float(trainer.global_rank), sync_dist=True)
+
+
+class Spoils(Callback):
+    """Makes the loss of one process NaN at one step."""
+
+    def __init__(self, rank: int, step: int) -> None:
+        self.rank, self.step = rank, step
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if (trainer.global_rank, trainer.global_step, batch_idx) == (self.rank, self.step, self.step):
+            objective: Any = pl_module.objective
+            objective.losses = lambda *args: type(objective).losses(objective, *args) * float("nan")
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        vars(pl_module.objective).pop("losses", None)
+
+
+def hopeless(validations: int, value: float) -> bool:
+    """What Pruning asks."""
+    return validations == 2

@@ -14,7 +14,7 @@ from torchmetrics import MeanMetric, Metric
 from tl_lightning.errors import UserError
 from tl_lightning.head_grid import HeadGrid, scale_steps
 from tl_lightning.objectives import mode
-from tl_lightning.ranks import means
+from tl_lightning.ranks import means, take_in
 from tl_lightning.report import aligned, number
 from tl_lightning.task import CHECKPOINT_KEY, Batch, TransferTask
 
@@ -107,13 +107,13 @@ class GridTask(TransferTask):
         self.judge.reset()
         if len(target) and self.objective.monitor == "loss":
             self.judge.update(self.objective.losses(outputs, target))
-        elif len(target):
-            self.judge.update(self.objective.scores(outputs), target)
+        elif self.objective.monitor != "loss":
+            take_in(self.judge, self.objective.scores(outputs), target)
         return float(self.judge.compute())
 
     def _update(self, outputs: Tensor, target: Tensor) -> None:
+        take_in(self._scorer("val"), self.objective.scores(outputs), target)
         if len(target):
-            self._scorer("val").update(self.objective.scores(outputs), target)
             self._mean_loss("val").update(self.objective.losses(outputs, target))
 
     def _choose(self, values: Sequence[float]) -> None:

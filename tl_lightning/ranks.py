@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
+from torchmetrics import Metric, MetricCollection
 
 from tl_lightning.errors import first_line
 from tl_lightning.signals import Interrupted, ended_by
@@ -70,6 +71,25 @@ def together(trainer: Any, do: Callable[[], T]) -> T:
         why = "another process of this run could not do it, and says why"
         raise SharedError(why if own is None else f"{type(own).__name__}: {first_line(own)}") from own
     return made[0]
+
+
+def take_in(metrics: Metric | MetricCollection, scores: Tensor, target: Tensor) -> None:
+    """Update metrics with samples: scores (N, ...), target (N, ...); one of several processes may have none.
+
+    Metrics that keep all samples are joined over the processes.  Of a process without any torchmetrics believes that
+    they are real numbers (0,), which do not meet the classes and the (N, C) of others: it must be told their kind.
+    """
+    if len(target):
+        metrics.update(scores, target)
+        return
+    sample = scores.new_zeros(1, *scores.shape[1:]), target.new_zeros(1, *target.shape[1:])
+    for metric in metrics.values(copy_state=False) if isinstance(metrics, MetricCollection) else (metrics,):
+        empty = [name for name, kept in metric.metric_state.items() if isinstance(kept, list) and not kept]
+        if empty:
+            one = metric.clone()
+            one.update(*sample)
+            for name in empty:
+                setattr(metric, name, [kept[:0] for kept in getattr(one, name)])
 
 
 class Others:

@@ -18,7 +18,7 @@ from tl_lightning.length import at_log_step, training_length
 from tl_lightning.memory import Memory
 from tl_lightning.objectives import Objective
 from tl_lightning.optim import in_phases, param_groups
-from tl_lightning.ranks import means
+from tl_lightning.ranks import means, take_in
 from tl_lightning.redact import redacted
 from tl_lightning.strategies.base import FineTuning, Phase
 
@@ -124,8 +124,8 @@ class TransferTask(LightningModule):
             real = rows >= 0
             outputs, target, rows = outputs[real], target[real], rows[real]
         losses, scores = self.objective.losses(outputs, target), self.objective.scores(outputs)
+        take_in(self._scorer(stage), scores, target)
         if len(target):
-            self._scorer(stage).update(scores, target)
             self._mean_loss(stage).update(losses)
         return Predictions(rows, scores, target, losses)
 
