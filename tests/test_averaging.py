@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from tests.curves import curves
 from tests.small import batches, fit, task_of
-from tests.strategy_cases import CASES
 from tl_lightning.averaging import EMA, SWA, Average
 from tl_lightning.callbacks import Best, Last
 from tl_lightning.check import check
@@ -294,13 +293,6 @@ def test_a_greedy_soup_leaves_out_what_makes_it_worse(
     assert not list(tmp_path.glob("soup-*"))
 
 
-def test_a_soup_comes_after_an_adapter_is_merged(tmp_path: Path) -> None:
-    strategy = FineTuning()
-    strategy.merge = True  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match=r"strategy\.merge=true .* before the soup is made: strategy\.merge=false"):
-        fit(task_of(strategy), batches(1), callbacks=[Soup("val/loss", "min", tmp_path)])
-
-
 # --- whole runs
 
 
@@ -414,18 +406,6 @@ def test_checkpoints_of_parts_stay_so(word: str, words: list[str], compose: Comp
     best = _loaded(tmp_path / word / "checkpoints", "best")["state_dict"]
     assert set(best) == {"head.1.weight", "head.1.bias"}
     assert read_record(tmp_path / word)["status"] == "finished"
-
-
-STRATEGIES = [name for name, case in CASES.items() if case.kinds]  # the one without needs a GPU
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_any_strategy_goes_with_ema(strategy: str, words: list[str], compose: Compose, tmp_path: Path) -> None:
-    chosen = [f"strategy={strategy}", *CASES[strategy].words, "average=ema", "trainer.max_epochs=5"]
-    run(check(compose(*words, *chosen, "data.max_length=40")), tmp_path / "run")
-    record = read_record(tmp_path / "run")
-    assert record["average"] == {"method": "ema", "updates": 20}
-    assert record["status"] == "finished"
 
 
 class SignalAt(Callback):
