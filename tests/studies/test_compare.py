@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -257,8 +259,6 @@ def test_other_examples_classes_objectives_and_losses_are_refused(tmp_path: Path
 
 
 def test_what_is_damaged_is_left_out_named_and_hides_nothing(strategies: Path, tmp_path: Path) -> None:
-    import shutil
-
     root = tmp_path / "copy"
     shutil.copytree(strategies, root)
     (root / "0" / RECORD).write_text('{"status": "fini')
@@ -377,3 +377,59 @@ def test_a_message_and_exit_code_2(
     assert done.returncode == 2
     assert "there is no run in here" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_differs_in_nothing_is_said_in_words(tmp_path: Path) -> None:
+    for seed in range(2):
+        write_run(tmp_path / str(seed), {"seed": seed}, latent(seed, 1.0, n=50))
+    page = compare_page(tmp_path).read_text()
+    assert "2 runs that differ in nothing but the seed; metric" in page
+    assert "by nothing" not in page
+    shutil.rmtree(tmp_path / "1")
+    assert "1 run; metric" in compare_page(tmp_path).read_text()
+    write_run(tmp_path / "1", {"seed": 0, "optimizer.lr": 1.0}, latent(1, 1.0, n=50))
+    assert "2 runs by optimizer.lr; metric" in compare_page(tmp_path).read_text()
+
+
+def test_a_run_whose_metric_is_no_number_is_left_out_and_named(strategies: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(strategies, tmp_path / "copy"))
+    _edit(root / "0", lambda r: r["metrics"].update({"test/accuracy": None}))
+    found = study([root])
+    assert f"left out: {root / '0'} has no number as its test/accuracy" in found.notes
+    assert len(found.runs) == 14
+    assert len(study([strategies]).runs) == 15
+
+
+def test_losses_that_are_defined_by_equal_numbers_are_compared(tmp_path: Path) -> None:
+    for number, smoothing in enumerate((0, 0.0)):
+        words = {"objective.label_smoothing": smoothing, "optimizer.lr": 10.0**number}
+        write_run(tmp_path / str(number), words, latent(0, 1.0, n=50))
+    assert study([tmp_path], metrics=["loss"]).keys == ["optimizer.lr"]
+
+
+def test_a_label_that_is_no_formula_is_drawn(tmp_path: Path) -> None:
+    for number, name in enumerate(("$\\frac{$", "b")):
+        write_run(tmp_path / str(number), {"backbone.name": name}, latent(0, 1.0, n=50))
+    assert compare_page(tmp_path).read_text().count('src="data:image/svg+xml;base64,') >= 2
+
+
+def test_a_folder_whose_name_is_no_text_is_left_out_and_named(strategies: Path, tmp_path: Path, capsys: Any) -> None:
+    root = Path(shutil.copytree(strategies, tmp_path / "copy"))
+    (root / "0").rename(root / os.fsdecode(b"\xff"))
+    (root / "1").rename(root / "²")
+    main([str(root), "plots=false"])
+    assert f"left out: {root}/\\udcff: the name of this folder is no text" in capsys.readouterr().err
+    assert len(study([root]).runs) == 14
+
+
+def test_odd_curves_are_passed_over_and_named(strategies: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(strategies, tmp_path / "copy"))
+    (root / "0" / "metrics.csv").unlink()
+    os.mkfifo(root / "0" / "metrics.csv")
+    (root / "1" / "metrics.csv").write_bytes(b"\xff\xfe" * 100)
+    rows = ["1,0,val/accuracy,0.5", f"{'9' * 400},0,val/accuracy,1", "-1,0,val/accuracy,1", "x,,val/accuracy,", "2,2"]
+    (root / "2" / "metrics.csv").write_text("\n".join(["step,epoch,name,value", *rows, "3,0,val/accuracy,nan", ""]))
+    found = study([root])
+    assert [note for note in found.notes if "curves" in note and f"{root / '0'}/metrics.csv is a pipe" in note]
+    assert len(found.runs) == 15
+    assert "curves" in compare_page(root).read_text()

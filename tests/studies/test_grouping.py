@@ -130,3 +130,41 @@ def test_a_dotted_name_is_kept_whole_and_a_missing_group_has_a_word() -> None:
 def test_what_is_constant_on_each_test_set_tells_nothing() -> None:
     runs = [_run(k, {"strategy": n, "data": d}) for k, (n, d) in enumerate((n, d) for n in "ab" for d in "xy")]
     assert grouped(runs, within=[run.choices["data"] for run in runs]).keys == ["strategy"]
+
+
+def test_of_two_runs_of_one_seed_the_newer_counts_in_any_time_zone() -> None:
+    """As a text, 11:00+0200 comes after 10:00+0000; it is an hour before."""
+    runs = []
+    for number, moment in enumerate(("2026-01-01T11:00:00+0200", "2026-01-01T10:00:00+0000")):
+        run = _run(number, seed=0)
+        runs.append(Run(run.folder, {**run.record, "started": moment}, run.config))
+    for order in (runs, runs[::-1]):
+        found = grouped(order)
+        assert [run.folder.name for run in found.groups[0].runs.values()] == ["run1"]
+        assert found.notes == ["left out: run0: run1 is the same run with the same seed"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ([0.8, 1], [0.8, 1.0]),
+        (1, 1.0),
+        (1_000_000, 1e6),
+        ([[2, 4], [5, "all"]], [[2.0, 4], [5, "all"]]),
+        ([{"a": 1, "b": 2}], [{"b": 2.0, "a": 1}]),
+        ((0.9, 0.999), [0.9, 0.999]),
+    ],
+)
+def test_values_that_are_one_are_one_group(one: Any, other: Any) -> None:
+    found = grouped([_run(0, seed=0, data__shots=one), _run(1, seed=1, data__shots=other)])
+    assert found.keys == []
+    assert len(found.groups) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [(0.1234567, 0.1234568), (1, 2), ([0.8, 1], [0.81, 1]), (True, 1), (1e16, 1e16 + 2)]
+)
+def test_values_that_are_two_are_two_groups(one: Any, other: Any) -> None:
+    found = grouped([_run(0, seed=0, data__shots=one), _run(1, seed=1, data__shots=other)])
+    assert found.keys == ["data.shots"]
+    assert len(found.groups) == 2

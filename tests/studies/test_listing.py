@@ -15,6 +15,7 @@ import pytest
 from tl_lightning import record as record_module
 from tl_lightning.errors import UserError
 from tl_lightning.record import RECORD, write_json
+from tl_lightning.recorded import STATUSES
 from tl_lightning.studies import index
 from tl_lightning.studies.index import Row
 from tl_lightning.studies.listing import main
@@ -231,3 +232,87 @@ def test_ten_thousand_runs(
         assert seconds < 60, f"call {call}: 3 s are meant, on a quiet machine"
         with capsys.disabled():
             print(f"\n10,000 runs, call {call}: {seconds:.1f} s")
+
+
+def test_runs_of_several_time_zones_are_in_the_order_of_their_moments(
+    outputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a text, 11:00+0200 comes after 10:00+0000; it is an hour before."""
+    moments = {"name0/0": "2027-01-01T11:00:00+0200", "name1/1": "2027-01-01T10:00:00+0000",
+               "name0/2": "2027-01-01T05:30:00-0500", "name1/3": "2027-01-01T10:45:00Z"}  # fmt: skip
+    for place, moment in moments.items():
+        _edit(outputs / place / RECORD, started=moment)
+    order = ["name1/3", "name0/2", "name1/1", "name0/0"]
+    assert _listed(capsys, f"dir={outputs}", "limit=4")[0] == order
+    monkeypatch.setenv("TZ", "Etc/GMT-3")  # three hours ahead
+    time.tzset()
+    try:
+        main([f"dir={outputs}", "limit=4"])
+        lines = capsys.readouterr().out.splitlines()[1:5]
+        assert [line[:16] for line in lines] == [f"2027-01-01 {at}" for at in ("13:45", "13:30", "13:00", "12:00")]
+        for words, wanted in (
+            (["since=2027-01-01T13"], order[:3]),
+            (["since=2027-01-01T13:00:01"], order[:2]),
+            (["since=2027", "until=2027-01-01T13:30"], None),
+            (["since=2027-01", "until=2027-01-01T13:30"], order[1:]),
+            (["since=2027-01-01", "until=2027-01-01T12"], order[3:]),
+            (["since=2027-01-02"], []),
+        ):
+            if wanted is None:
+                with pytest.raises(UserError, match="a date is expected"):
+                    main([f"dir={outputs}", *words])
+            else:
+                assert _listed(capsys, f"dir={outputs}", *words)[0] == wanted, words
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize("date", ["2026-13", "2026-02-30", "2026-01-31T25", "9999-12", "٢٠٢٦-01"])
+def test_a_date_that_there_is_not(date: str, outputs: Path) -> None:
+    with pytest.raises(UserError, match="a date is expected"):
+        main([f"dir={outputs}", f"until={date}"])
+
+
+def test_every_status_can_be_asked_for(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, status in enumerate(STATUSES):
+        _edit(outputs / f"name{number % 2}" / str(number) / RECORD, status=status, process={"host": "elsewhere"})
+    for number, status in enumerate(STATUSES):
+        if status != "finished":
+            assert _listed(capsys, f"dir={outputs}", f"status={status}")[0] == [f"name{number % 2}/{number}"]
+    assert "1 pruned" in _listed(capsys, f"dir={outputs}")[1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "numbers"),
+    [
+        ("optimizer.lr=1e-3", [0, 1]),
+        ("optimizer.lr=0.001", [0, 1]),
+        ("optimizer.lr=1.0e-3,2", [0, 1, 2]),
+        ("data.crop_scale=[0.8,1]", [3, 4]),
+        ("data.crop_scale=[0.8, 1.0]", [3, 4]),
+        ("compile=True", [5, 6]),
+        ("data.train=1e3.csv", [7]),
+    ],
+)
+def test_a_value_is_found_however_it_was_typed(
+    asked: str, numbers: list[int], outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ["optimizer.lr=1e-3", "optimizer.lr=0.001", "optimizer.lr=2.0", "data.crop_scale=[0.8,1]",
+             "data.crop_scale=[0.80,1.0]", "compile=true", "compile=True", "data.train=1e3.csv"]  # fmt: skip
+    for number, word in enumerate(typed):
+        _edit(outputs / f"name{number % 2}" / str(number) / RECORD, overrides=[word])
+    found, _ = _listed(capsys, f"dir={outputs}", asked)
+    assert sorted(int(place.partition("/")[2]) for place in found) == numbers
+
+
+def test_folders_whose_names_are_no_text_or_no_numbers(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in (b"\xff\xfe", "²".encode(), b"-x", b"a\\b"):
+        folder = os.path.join(os.fsencode(outputs), name)  # noqa: PTH118
+        os.mkdir(folder)  # noqa: PTH102
+        (outputs / os.fsdecode(name) / RECORD).write_text(json.dumps(_record(0)))
+    for _ in range(2):
+        main([f"dir={outputs}", "limit=0"])
+        said = capsys.readouterr().out
+        assert said.encode().count(b"udcff") == 1
+        assert "16 of 16 runs (16 finished)" in said

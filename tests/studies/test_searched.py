@@ -1,6 +1,7 @@
 """The page over the trials of a search, and what of it goes to W&B."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -116,3 +117,30 @@ def test_compare_keeps_its_page_where_the_runs_are(trials: Path, monkeypatch: py
     monkeypatch.setattr("tl_lightning.wandb_run.log_study_page", lambda *what, **how: seen.append((*what[:2], how)))
     main([str(trials), "wandb=true"])
     assert seen == [(trials / "comparison" / "comparison.html", "mini-now", {})]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "trial,state,lr\n1,complete,0.1\n",
+        f"trial,state,quality\n{'9' * 400},complete,0.5\n",
+        f"trial,state,quality\n{'9' * 5000},complete,0.5\n",
+        '"' + "x" * 200_000,
+        "a\n" * 10,
+    ],
+)
+def test_an_odd_history_hides_nothing(trials: Path, content: str) -> None:
+    (trials / "history.csv").write_text(content)
+    assert "its history.csv cannot be read" in compare_page(trials).read_text()
+
+
+def test_odd_files_of_a_search_hide_nothing(trials: Path) -> None:
+    (trials / "history.csv").write_text("trial,state,quality\n1,complete,inf\n2,bought,1e400\n3,fail,\n")
+    for content in ("[" * 100_000, '{"quality": {"a": "b"}}', '{"quality": [1]}', '{"quality": {"a": NaN}}'):
+        (trials / "importance.json").write_text(content)
+        text = compare_page(trials).read_text()
+        assert 'href="history.svg"' in text
+        assert "fANOVA" not in text
+    (trials / "history.csv").unlink()
+    os.mkfifo(trials / "history.csv")
+    assert "history.csv is a pipe" in compare_page(trials).read_text()

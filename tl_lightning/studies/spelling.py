@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
-from tl_lightning.run_files import Bound, parsed
+from tl_lightning.run_files import Bound, is_number, parsed
 
 TYPED_BOUND = Bound(64 * 1024, depth=16, items=10_000)  # one word of a command
+BRACKETS, SIGNS = ("[", "{"), ("-", "+", ".")
 CONSTANTS = {"true": "true", "false": "false", "null": "null", "none": "null"}
 WHOLE = 1e15  # up to here whole numbers are written without an exponent
 
@@ -41,9 +42,11 @@ def spelled(typed: str) -> str:
     """What was typed for a value as the word that its value has: ``1e-3`` is 0.001, ``[0.8,1.0]`` is [0.8, 1]."""
     if typed.lower() in CONSTANTS:
         return CONSTANTS[typed.lower()]
-    if typed[:1] not in ("[", "{", "-", "+", ".") and not typed[:1].isdecimal():
+    begins = typed[:1]
+    if not (begins in BRACKETS or begins in SIGNS or begins.isdecimal()) or len(typed) > TYPED_BOUND.size:
         return typed
     try:
-        return word(parsed(typed, TYPED_BOUND)) if len(typed) <= TYPED_BOUND.size else typed
-    except (ValueError, RecursionError):
+        value = parsed(typed, TYPED_BOUND)
+    except ValueError:
         return typed
+    return word(value) if begins in BRACKETS or is_number(value) else typed
