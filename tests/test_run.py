@@ -249,7 +249,7 @@ def test_a_run_that_is_over_leaves_nothing_for_other_processes(config: dict[str,
 
 def test_a_failure_is_recorded_and_raised(config: dict[str, Any], tmp_path: Path) -> None:
     config["data"]["max_length"] = 1  # what only the backbone knows to be too few
-    with pytest.raises(UserError, match=r"data\.max_length=1"):
+    with pytest.raises(UserError, match=r"data\.max_length=1: this backbone takes"):
         run(config, tmp_path / "failed")
     record = read_record(tmp_path / "failed")
     assert record["status"] == "failed"

@@ -93,8 +93,10 @@ def test_yaml_is_read_as_hydra_reads_it(tmp_path: Path) -> None:
 
 def test_an_alias_counts_as_what_it_stands_for(tmp_path: Path) -> None:
     assert _yaml(tmp_path, "a: &a [1, 2]\nb: [*a, *a]\nc: &c 3\nd: *c") == {
-        **{"a": [1, 2], "b": [[1, 2], [1, 2]]},
-        **{"c": 3, "d": 3},
+        "a": [1, 2],
+        "b": [[1, 2], [1, 2]],
+        "c": 3,
+        "d": 3,
     }
     shared = [1, 2]
     assert _yaml(tmp_path, yaml.safe_dump({"a": shared, "b": shared})) == {"a": shared, "b": shared}

@@ -130,8 +130,9 @@ def _hydra(shown: str | None, ends: Ends) -> None:
                 sys.exit(code)
             from tl_lightning.studies.multirun import refused
 
-            refused(Path(HydraConfig.get().runtime.output_dir))
-            raise JobError(code, Path(HydraConfig.get().sweep.dir)) from fault
+            study = Path(HydraConfig.get().sweep.dir)
+            refused(study, Path(HydraConfig.get().runtime.output_dir))
+            raise JobError(code, study) from fault
         finally:
             _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
             os.environ[FULL_ERROR] = "1"

@@ -308,8 +308,8 @@ def test_a_value_is_found_however_it_was_typed(
 
 def test_folders_whose_names_are_no_text_or_no_numbers(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in (b"\xff\xfe", "²".encode(), b"-x", b"a\\b"):
-        folder = os.path.join(os.fsencode(outputs), name)  # noqa: PTH118
-        os.mkdir(folder)  # noqa: PTH102
+        folder = os.path.join(os.fsencode(outputs), name)
+        os.mkdir(folder)
         (outputs / os.fsdecode(name) / RECORD).write_text(json.dumps(_record(0)))
     for _ in range(2):
         main([f"dir={outputs}", "limit=0"])

@@ -109,15 +109,15 @@ def _words(typed: Any) -> list[str]:
     return sorted(redacted_word(f"{key}{equals}{spelled(value)}") for key, equals, value in pairs)
 
 
-def refused(folder: Path) -> None:
-    """Keep for the table that this job ended before it had a run directory, ``folder``."""
+def refused(study: Path, folder: Path) -> None:
+    """Keep for the table that this job of a study failed before it had a run directory, ``folder``."""
     if (folder / RECORD).exists() or (folder / ELSEWHERE).exists():
         return
     typed = [word.lstrip("+") for word in HydraConfig.get().overrides.task]
+    told = study / REFUSED / f"{folder.name}.json"
     with suppress(OSError):
-        (folder.parent / REFUSED).mkdir(exist_ok=True)
-        content = {"overrides": list(map(redacted_word, typed)), "status": FAILED}
-        write_json(folder.parent / REFUSED / f"{folder.name}.json", content)
+        told.parent.mkdir(exist_ok=True)
+        write_json(told, {"overrides": list(map(redacted_word, typed)), "status": FAILED})
 
 
 def show(folder: Path, started: float = 0.0) -> None:
@@ -155,7 +155,7 @@ def _records(folder: Path, started: float) -> Iterator[tuple[str, dict[str, Any]
             record = _elsewhere(path)
             yield path.parent.name, {**record, "status": f"{record.get('status')}, skipped"}
     for path in folder.glob(f"{REFUSED}/*.json"):
-        if not (folder / path.stem).exists():
+        if not (folder / path.stem).exists():  # else it has run since
             yield path.stem, _safely(record_in, path)
 
 
