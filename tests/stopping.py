@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,28 @@ class Spoils(Callback):
 def hopeless(validations: int, value: float) -> bool:
     """What Pruning asks."""
     return validations == 2
+
+
+class SlowAfter(Callback):
+    """Lets what comes after the test take a minute, so that a signal finds it there."""
+
+    def __init__(self) -> None:
+        from tl_lightning import run
+
+        run.intervals = lambda *_: time.sleep(60) or {}  # type: ignore[func-returns-value]
+
+
+class SignalWhenOver(Callback):
+    """Sends this process SIGTERM when a job of a multirun is over and no other has begun."""
+
+    def __init__(self) -> None:
+        from tl_lightning.studies import jobs
+
+        original = jobs.placed_run
+
+        def ending(*args: Any, **kwargs: Any) -> Any:
+            done = original(*args, **kwargs)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return done
+
+        jobs.placed_run = ending
