@@ -183,7 +183,7 @@ def test_a_head_that_goes_astray_goes_alone(probe: Runs) -> None:
         (("head.lr_grid=[]",), "at least one value"),
         (("head.lr_grid=[0.1,0.1]",), "each once"),
         (("head.lr_grid=[0.1,-1]",), "above 0"),
-        (("head.weight_decay_grid=[-1]",), "0 or more"),
+        (("head.weight_decay_grid=[-1]",), "at least 0"),
         (("head.lr_grid=0.1",), "a list"),
     ],
 )

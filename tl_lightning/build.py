@@ -1,7 +1,8 @@
 """Make the parts of a run from its configuration: wiring in plain Python."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,7 +39,7 @@ from tl_lightning.task import TransferTask
 from tl_lightning.throughput import Throughput
 
 LOG_EVERY = 50
-UNFIT = (MisconfigurationException, ImportError, TypeError, ValueError)  # how Lightning refuses a word
+UNFIT = (MisconfigurationException, ImportError, OverflowError, TypeError, ValueError)  # how Lightning refuses a word
 log = logging.getLogger(__name__)
 
 
@@ -48,6 +49,7 @@ class Light:
 
     strategy: Any
     optimizer: Any
+    schedule: Any
     objective: Objective
     data: Any | None  # None where it cannot be made without the backbone
 
@@ -82,15 +84,16 @@ def light(config: Mapping[str, Any]) -> Light:
         UserError: a package is not installed, the optimizer refuses its words, or something is wrong with the data;
             lists all that is wrong with them.
     """
-    strategy, optimizer, objective = (make(config[group]) for group in ("strategy", "optimizer", "objective"))
-    _refuse_unfit(optimizer)
+    strategy, objective = make(config["strategy"]), make(config["objective"])
+    optimizer, schedule = make(config["optimizer"]), make(config["schedule"])
+    _try_step(optimizer, schedule)
     _require(config["backbone"])
     node = make(config["data"])
     if not hasattr(node.func, "look"):  # a user's own
-        return Light(strategy, optimizer, objective, None)
+        return Light(strategy, optimizer, schedule, objective, None)
     data = node(preprocessor=None, target=objective.target, seed=config["seed"])
     data.look()
-    return Light(strategy, optimizer, objective, data)
+    return Light(strategy, optimizer, schedule, objective, data)
 
 
 def _require(backbone: Mapping[str, Any]) -> None:
@@ -126,7 +129,7 @@ def learner(config: Mapping[str, Any], made: Light | None = None) -> tuple[Trans
         objective=objective,
         strategy=made.strategy,
         optimizer=made.optimizer,
-        schedule=make(config["schedule"]),
+        schedule=made.schedule,
         num_outputs=data.num_outputs,
         classes=data.classes,
         config=dict(config),
@@ -136,16 +139,30 @@ def learner(config: Mapping[str, Any], made: Light | None = None) -> tuple[Trans
     return task, data
 
 
-def _refuse_unfit(optimizer: Callable[..., Any]) -> None:
-    """Find out on two groups of one weight what an optimizer says of its words.
+def _try_step(optimizer: Callable[..., Any], schedule: Callable[..., Any]) -> None:
+    """Find out on a matrix and a vector what an optimizer and a schedule say of their words.
 
     Raises:
-        UserError: it refuses them, or groups of parameters.
+        UserError: one of them refuses its words, or what a run trains.
     """
+    keywords = getattr(optimizer, "keywords", {})
+    device = "cuda" if keywords.get("capturable") and torch.cuda.is_available() else "cpu"
+    weights = [nn.Parameter(torch.zeros(*shape, device=device)) for shape in ((2, 2), (2,))]
+    for weight in weights:
+        weight.grad = torch.zeros_like(weight)
+    with _refusing("optimizer"):
+        made = optimizer([{"params": [weight]} for weight in weights])
+        made.step(lambda: torch.zeros(()))
+    with _refusing("schedule"):
+        schedule(made, total_steps=10)
+
+
+@contextmanager
+def _refusing(part: str) -> Iterator[None]:
     try:
-        optimizer([{"params": [nn.Parameter(torch.zeros(1, 1))]} for _ in range(2)])
-    except (RuntimeError, TypeError, ValueError) as fault:
-        raise UserError(f"optimizer: {first_line(fault)}") from fault
+        yield
+    except (AssertionError, RuntimeError, TypeError, ValueError) as fault:
+        raise UserError(f"{part}: {first_line(fault)}") from fault
 
 
 def _task_of(head: nn.Module, optimizer: Any) -> Callable[..., TransferTask]:

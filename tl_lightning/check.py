@@ -38,6 +38,7 @@ SCALARS = {
 FAMILY = re.compile(r"[\w(\[][^/\\]*")  # a run's family is one folder
 EITHER = ("callbacks", "average")  # groups whose parts are made whole, or take what a run hands to them
 DEEPEST = 16
+LARGEST_WHOLE = 1 << 53  # beyond it, no count of anything, and none that a float holds exactly
 SHOWN = 80
 
 
@@ -86,6 +87,8 @@ def _scalar_faults(path: str, value: Any) -> Iterator[str]:
             yield f"{path}: left out of this file, since it is secret (***): say it again, as {path}=VALUE"
         if "\0" in value:
             yield f"{path}={_short(value)}: holds a null byte"
+    elif isinstance(value, int) and abs(value) > LARGEST_WHOLE:
+        yield f"{path}={_short(value)}: a whole number between -2**53 and 2**53 is expected"
     elif value is not None and not isinstance(value, (bool, int, float)):
         yield f"{path}={_short(value)}: text, a number, true, false or null is expected"
 

@@ -77,12 +77,17 @@ def refuse_no_batches(trainer: Trainer, data: Any) -> None:
                 f"trainer.limit_{split}_batches={limit} of {batches} batches is none: a share of"
                 f" {math.ceil(1000 / batches) / 1000} or more, or trainer.limit_{split}_batches=1 for one batch"
             )
-        every = trainer.val_check_interval if split == "train" and trainer.check_val_every_n_epoch else None
-        if isinstance(every, int) and every > (taken := limited(batches, limit)):
-            raise UserError(
-                f"trainer.val_check_interval={every}: an epoch has {taken} batches; trainer.val_check_interval={taken}"
-                " or less, or trainer.check_val_every_n_epoch=null to count on from one epoch to the next"
-            )
+        if split == "train":
+            _refuse_no_validation(trainer, limited(batches, limit))
+
+
+def _refuse_no_validation(trainer: Trainer, batches: int) -> None:
+    every = getattr(trainer, "val_check_interval", None)  # not there where it was given as a time
+    if isinstance(every, int) and every > batches and trainer.check_val_every_n_epoch is not None:
+        raise UserError(
+            f"trainer.val_check_interval={every}: an epoch has {batches} batches; trainer.val_check_interval={batches}"
+            " or less, or trainer.check_val_every_n_epoch=null to count on from one epoch to the next"
+        )
 
 
 def _ending(steps: float) -> float:

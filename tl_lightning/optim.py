@@ -130,7 +130,7 @@ def in_phases(
     """
     factors = []
     for start, end in zip(starts, [*starts[1:], total_steps], strict=True):
-        schedule = make(optimizer, max(1, end - start))
+        schedule = make(optimizer, total_steps=max(1, end - start))
         if not isinstance(schedule, LambdaLR):
             name = type(schedule).__name__
             raise UserError(

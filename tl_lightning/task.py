@@ -177,7 +177,7 @@ class TransferTask(LightningModule):
         length = training_length(self.trainer)
         phases = self.strategy.phases(length.epochs)
         if phases == [Phase(0)]:
-            return self.make_schedule(optimizer, length.steps)
+            return self.make_schedule(optimizer, total_steps=length.steps)
         starts = [phase.start * length.per_epoch for phase in phases]
         scales = [1.0 if phase.lr is None else phase.lr / lr for phase in phases]
         return in_phases(optimizer, self.make_schedule, starts, length.steps, scales)

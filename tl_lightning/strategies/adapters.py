@@ -134,6 +134,8 @@ class LayerAdapter(Adapter):
         Raises:
             UserError: there are none, or none of that name.
         """
+        if self.targets == []:
+            raise UserError("strategy.targets=[]: nothing would be adapted; names of layers are expected, or null")
         if self.targets is not None:
             return named(backbone, self.kinds, self.targets, "strategy.targets")
         found = in_layers(backbone, self.kinds)

@@ -102,6 +102,8 @@ class Prompt(Adapter):
         backbone: Any = pl_module.backbone
         longest, room = summary.get("max_length"), _positions(backbone.model.peft.base_model)
         if longest is not None and room is not None and longest + self.tokens > room:
+            if self.tokens >= room:
+                raise UserError(f"strategy.tokens={self.tokens}: the model reads {room} tokens in all, the text's too")
             raise UserError(
                 f"data.max_length={longest}: the model reads {room} tokens, and {self.tokens} of them are the prompt:"
                 f" data.max_length={room - self.tokens}"

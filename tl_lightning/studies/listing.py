@@ -21,7 +21,7 @@ from tl_lightning.studies.index import TRIAL, Row, rows
 from tl_lightning.values import LOWER_IS_BETTER
 
 OPTIONS: dict[str, Any] = {"dir": "outputs", "sort": "", "limit": 30, "since": "", "until": "", "status": ""}
-STATES = (*STATUSES, TRIAL, DIED, UNREADABLE)
+STATES = (*STATUSES, DIED, UNREADABLE, TRIAL)
 DATE = re.compile(r"\d{4}-\d{2}(-\d{2}(T\d{2}(:\d{2}(:\d{2})?)?)?)?", re.ASCII)
 WHOLE_DATE = "0000-01-01T00:00:00"  # what a shorter date is filled up with
 MINUTES, HOURS, DAYS = 16, 13, 10  # lengths of dates that say no more
