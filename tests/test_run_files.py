@@ -144,6 +144,7 @@ def test_times_of_any_zone_are_one_time() -> None:
         assert instant(odd) is None
 
 
+KEYS = st.text(max_size=4) | st.sampled_from(["test/a", "test", "host", "pid", "rows"])
 PLAIN = st.recursive(
     st.none()
     | st.booleans()
@@ -151,7 +152,7 @@ PLAIN = st.recursive(
     | st.floats()
     | st.text(st.characters(codec=None), max_size=8)
     | st.sampled_from([*STATUSES, "2026-01-31T00:00:00+0000", 10**400]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4) | st.sampled_from(["test/a", "test", "host", "pid", "rows"]), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
     max_leaves=8,
 )  # fmt: skip
 RECORDS = st.fixed_dictionaries({"status": st.sampled_from(STATUSES)}, optional=dict.fromkeys(FACTS, PLAIN))

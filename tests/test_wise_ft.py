@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -12,9 +14,11 @@ import pytest
 import torch
 import yaml
 
+from tests.test_hostile import Payload
 from tl_lightning.__main__ import main
 from tl_lightning.build import make
 from tl_lightning.check import check
+from tl_lightning.checkpoints import AsideCheckpointIO
 from tl_lightning.errors import UserError
 from tl_lightning.record import RECORD, read_record, write_json
 from tl_lightning.run import run
@@ -247,3 +251,56 @@ def test_a_commit_on_the_hub_is_the_one_of_the_run(copy: Path, monkeypatch: pyte
     with pytest.raises(UserError, match="seen"):
         wise_ft.main([f"run={copy}"])
     assert seen == ["c0ffee"]
+
+
+def _turned(path: Path) -> None:
+    """One bit in the middle, which torch does not notice."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def _changed(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def changed(path: Path) -> None:
+        content = torch.load(path, weights_only=True)
+        change(content)
+        AsideCheckpointIO().save_checkpoint(content, path)
+
+    return changed
+
+
+WEIGHTS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "damaged": (_turned, "is damaged \\(its checksum differs\\): it is not used"),
+    "payload": (_changed(lambda c: c.update(evil=Payload(Path("ran")))), "more than tensors and plain values"),
+    "without weights": (_changed(lambda c: c.pop("state_dict")), "it holds no state_dict"),
+    "numbers": (_changed(lambda c: c["state_dict"].update(w=1.0)), "its state_dict is not names to tensors"),
+    "other names": (
+        _changed(lambda c: c["state_dict"].update(w=torch.zeros(1))),
+        r"does not fit TransferTask: 1 keys unexp",
+    ),
+    "other shapes": (
+        _changed(lambda c: c["state_dict"].update(dict.fromkeys(c["state_dict"], torch.zeros(1)))),
+        r"does not fit TransferTask: \d+ keys of another shape",
+    ),
+    "pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "neither a file nor a folder"),
+    "link out": (
+        lambda path: (path.rename(path.parents[2] / "w"), path.symlink_to(path.parents[2] / "w")),
+        "leads out",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", WEIGHTS)
+def test_weights_that_are_not_the_run_s(how: str, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(copy)
+    (copy / "wise_ft.json").unlink(missing_ok=True)  # of another test
+    change, message = WEIGHTS[how]
+    change(copy / "checkpoints/best.ckpt")
+    with pytest.raises(SystemExit) as ended:
+        _type(monkeypatch, f"run={copy}", "alphas=2")
+    said = capsys.readouterr().err
+    assert ended.value.code == 2, said
+    assert re.search(message, said), said
+    assert "Traceback" not in said
+    assert not (copy / "ran").exists()
+    assert not (copy / "wise_ft.json").exists()

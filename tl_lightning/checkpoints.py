@@ -120,12 +120,13 @@ def _refuse_packed(path: Path) -> None:
         raise UserError(f"{path} is packed, as no checkpoint is: it is not used")
 
 
-def _are_tensors(state: Any) -> bool:
+def are_tensors(state: Any) -> bool:
+    """Whether this is a state dict: names to tensors."""
     return isinstance(state, dict) and all(isinstance(n, str) and isinstance(t, Tensor) for n, t in state.items())
 
 
 PARTS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "state_dict": (_are_tensors, "names to tensors"),
+    "state_dict": (are_tensors, "names to tensors"),
     "global_step": (is_whole_number, "a whole number"),
     "epoch": (is_whole_number, "a whole number"),
     **{name: (lambda value: isinstance(value, dict), "names to values") for name in ("loops", "callbacks", OURS)},

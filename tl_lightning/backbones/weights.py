@@ -4,19 +4,19 @@ import hashlib
 from collections import OrderedDict
 from pathlib import Path
 from pickle import UnpicklingError
-from zipfile import is_zipfile
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tl_lightning.checkpoints import sealed, unpickled
+from tl_lightning.checkpoints import are_tensors, sealed, unpickled
 from tl_lightning.errors import UserError, first_line
 from tl_lightning.files import located
 
 SHOWN = 4
 DAMAGE = (SafetensorError, OSError, RuntimeError, EOFError, UnpicklingError)  # of a file of weights
 CHUNK = 1 << 20
+ZIP = b"PK\x03\x04"  # what a zip file begins with
 
 
 def read_weights(name: str) -> dict[str, Tensor]:
@@ -43,15 +43,20 @@ def read_tensors(path: Path, told: str) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         # What is no zip file is of torch before 1.6, and never a checkpoint of ours.
-        loaded = sealed(path) if is_zipfile(path) else unpickled(path)
+        loaded = sealed(path) if _is_zip(path) else unpickled(path)
     except (*DAMAGE, ValueError, UserError) as fault:
         raise UserError(
             f"{told} is damaged, or not a safetensors file or a state dict of tensors: {first_line(fault)}"
         ) from fault
     tensors = loaded.get("state_dict", loaded)
-    if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) for v in tensors.values()):
+    if not are_tensors(tensors):
         raise UserError(f"{told} does not hold a state dict (names to tensors)")
     return tensors
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(ZIP)) == ZIP
 
 
 def load_weights(model: nn.Module, name: str, prefixes: tuple[str, ...] = ()) -> None:
