@@ -269,6 +269,17 @@ def _changed(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     return changed
 
 
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _link_out(path: Path) -> None:
+    outside = path.parents[2] / "w"
+    path.rename(outside)
+    path.symlink_to(outside)
+
+
 WEIGHTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "damaged": (_turned, "is damaged \\(its checksum differs\\): it is not used"),
     "payload": (_changed(lambda c: c.update(evil=Payload(Path("ran")))), "more than tensors and plain values"),
@@ -282,7 +293,7 @@ WEIGHTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         _changed(lambda c: c["state_dict"].update(dict.fromkeys(c["state_dict"], torch.zeros(1)))),
         r"does not fit TransferTask: \d+ keys of another shape",
     ),
-    "pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "neither a file nor a folder"),
+    "pipe": (_pipe, "neither a file nor a folder"),
     "link out": (
         lambda path: (path.rename(path.parents[2] / "w"), path.symlink_to(path.parents[2] / "w")),
         "leads out",

@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
@@ -120,7 +120,7 @@ def _refuse_packed(path: Path) -> None:
         raise UserError(f"{path} is packed, as no checkpoint is: it is not used")
 
 
-def are_tensors(state: Any) -> bool:
+def are_tensors(state: Any) -> TypeGuard[dict[str, Tensor]]:
     """Whether this is a state dict: names to tensors."""
     return isinstance(state, dict) and all(isinstance(n, str) and isinstance(t, Tensor) for n, t in state.items())
 
