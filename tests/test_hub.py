@@ -151,15 +151,37 @@ def test_offline_is_asked_for(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None
 def data(tiny: Callable[[str], Path], compose: Callable[..., dict[str, Any]], tmp_path: Path) -> Callable[..., HubText]:
     tokenizer = HFText(str(tiny("bert"))).preprocessor
 
-    def data(**options: str) -> HubText:
+    def data(only_look: bool = False, **options: str) -> HubText:
         given = {**SST2, "cache_dir": str(tmp_path / "cache"), **options}
         config = compose("data=hub_text", *(f"data.{name}={value}" for name, value in given.items()))
         check(config)
-        made: HubText = make(config["data"])(preprocessor=tokenizer, target="class", seed=0)
-        made.setup()
+        made: HubText = make(config["data"])(preprocessor=None, target="class", seed=0)
+        made.look()
+        if not only_look:
+            made.preprocessor = tokenizer
+            made.setup()
         return made
 
     return data
+
+
+def test_a_look_at_data_brings_none_of_them(hub: Hub, data: Callable[..., HubText]) -> None:
+    with hub.cutting("train-00000-of-00001.parquet"):
+        data(only_look=True)
+        with pytest.raises(UserError) as caught:
+            data(text="nosuch", test="dev", by_length="false", shapes="4")
+    assert re.split("[:=]", str(caught.value))[0] == "The data has 3 faults"
+    assert re.findall(r"\n  (data\.\w+=\w+)", str(caught.value)) == [
+        *("data.by_length=false", "data.test=dev", "data.text=nosuch")
+    ]
+
+
+def test_a_look_at_data_in_the_cache_reads_them(hub: Hub, data: Callable[..., HubText]) -> None:
+    data()
+    with pytest.raises(UserError, match=r"row 1 has the label -1, .*data.test=validation"):
+        data(only_look=True, test="test")
+    with hub.away(), pytest.raises(UserError, match=r"row 1 has the label -1, .*data.test=validation"):
+        data(only_look=True, test="test")
 
 
 def test_data_download_then_cache(hub: Hub, data: Callable[..., HubText]) -> None:
