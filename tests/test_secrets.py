@@ -153,6 +153,12 @@ def _raise(fault: Exception) -> Any:
     raise fault
 
 
+def _raised(fault: Exception) -> Exception:
+    with pytest.raises(type(fault)) as caught:
+        raise fault
+    return caught.value
+
+
 SECRET = {"_target_": "tl_lightning.data.TextFiles", "password": 'can"ary1', "train": "https://me:can/ary2@host/a.csv"}
 
 
@@ -252,9 +258,7 @@ def test_messages_and_log_lines_are_without(
         logging.setLogRecordFactory(factory)
     assert caplog.messages == ["*** #3: data.password=***"]
     assert tell(UserError('storage mysql://me:p/w@host and can"ary\x1b]0;owned\x07'), full=False) == 2
-    with pytest.raises(KeyError) as caught:
-        raise KeyError('can"ary')
-    assert tell(caught.value, full=False) == 1
+    assert tell(_raised(KeyError('can"ary')), full=False) == 1
     said = capsys.readouterr().err
     assert "storage mysql://me:***@host and ***\\x1b]0;owned\\x07" in said
     assert "Traceback" in said

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import wandb
 
-from tl_lightning import tracking, wandb_run
+from tests.wandb_server import StandIn
+from tl_lightning import tracking, wandb_key, wandb_run
 from tl_lightning.run import run
 
 Tiny = Callable[[str], Path]
@@ -46,15 +47,26 @@ def test_without_a_key_no_server_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("asked a server"))
+    monkeypatch.setattr(wandb_key, "urlopen", lambda *_, **__: pytest.fail("asked a server"))
     assert not wandb_run.reachable()
 
 
-def test_a_server_with_a_key_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("status", [200, 401, 500])
+def test_a_server_that_answers_anything_is_reachable(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = StandIn(status)
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert wandb_run.reachable()
+    server.end()
+    assert not wandb_run.reachable()
+
+
+def test_a_server_that_takes_connections_and_never_answers_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wandb_key, "PROBE_S", 0.3)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
-        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-        assert wandb_run.reachable()
+        assert not wandb_run.reachable()
 
 
 def test_no_step_waits_for_a_slow_start() -> None:

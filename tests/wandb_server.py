@@ -78,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
         with suppress(BrokenPipeError):  # the client has heard enough
             self.wfile.write(json.dumps(answer).encode())
 
-    do_GET = do_POST = do_PUT = _answer
+    do_GET = do_HEAD = do_POST = do_PUT = _answer
 
     def log_message(self, *_: Any) -> None:
         """Nothing."""

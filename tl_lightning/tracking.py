@@ -1,11 +1,9 @@
 """Where curves and results go: metrics.csv always, Weights & Biases by default."""
 
 import csv
-import os
 import secrets
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +15,11 @@ from tl_lightning.files import aside, naming
 from tl_lightning.identity import flat
 from tl_lightning.parts import part
 from tl_lightning.record import read_record
+from tl_lightning.redact import redacted
 from tl_lightning.run_files import CURVES_BOUND, read_rows
-from tl_lightning.wandb_run import InBackground, reachable, start
+from tl_lightning.wandb_limits import check_project, fitting, is_run_id
+from tl_lightning.wandb_limits import tags as fitting_tags
+from tl_lightning.wandb_run import InBackground, Start
 
 COLUMNS = ("step", "epoch", "name", "value")
 LONGEST_STEP = 18  # digits
@@ -119,11 +120,11 @@ def wandb(
     """
     if not first_rank():
         return [Curves(folder)]
-    known = _earlier(folder) or {"id": secrets.token_hex(4), "group": group}
-    what = {"project": project, "entity": entity, "name": name, "job_type": job_type, "tags": list(tags), **known}
-    what["config"] = flat(config)
-    wanted = mode or os.environ.get("WANDB_MODE") or ("online" if reachable() else "offline")
-    return [Curves(folder), InBackground(partial(start, wanted, what, folder), known)]
+    check_project(project)
+    known = _earlier(folder) or {"id": secrets.token_hex(4), "group": fitting(group)}
+    what = {"project": project, "entity": entity, "name": fitting(name), "job_type": job_type, **known}
+    what |= {"tags": fitting_tags(tags), "config": flat(redacted(config))}
+    return [Curves(folder), InBackground(Start(what, folder, mode), known)]
 
 
 def _earlier(folder: Path) -> dict[str, Any] | None:
@@ -132,4 +133,6 @@ def _earlier(folder: Path) -> dict[str, Any] | None:
         known = read_record(folder).get("wandb") or {}
     except UserError:
         return None
-    return {"id": known["id"], "group": known["group"]} if known.get("id") and known.get("group") else None
+    if not is_run_id(known.get("id")) or not known.get("group"):
+        return None
+    return {"id": known["id"], "group": fitting(known["group"])}

@@ -2,11 +2,13 @@
 
 import logging
 import os
-import re
 import sys
+import threading
+import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,13 +17,108 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from tl_lightning.errors import first_line
+from tl_lightning.patience import Patience, in_background, nobody
+from tl_lightning.redact import redacted_word
+from tl_lightning.wandb_key import answers
 from tl_lightning.wandb_key import reachable as reachable
+from tl_lightning.wandb_limits import artifact_name, fitting
 
 log = logging.getLogger(__name__)
 
-INIT_S, FINISH_S = 20, 60
+INIT_S, FINISH_S = 20, 60  # of a server that answers
+END_S = 4.0  # all that a server which does not answer costs a run at its end
+LOCAL_S = 30.0  # for what W&B's client does on this machine alone, which takes about one
+SERVICE = "WANDB_SERVICE"  # names the service process that W&B's client has started
+PARTING = threading.Lock()
 LEFT = "not-uploaded"
-STARTING: list[Future[WandbLogger]] = []  # W&B itself allows one run at a time in a process
+STARTING: "list[InBackground]" = []  # W&B itself allows one run at a time in a process
+
+
+class Start:
+    """Starts a run, or goes on with the one of that id; offline where the server turns out not to take it.
+
+    Args:
+        what: of ``wandb.init``, within W&B's limits.
+        folder: of the run.
+        mode: ``online``, ``offline`` or ``disabled``; by default as the environment says, else online where there is
+            a key and the server answers.
+    """
+
+    def __init__(self, what: Mapping[str, Any], folder: Path, mode: str | None = None) -> None:
+        self.what, self.folder = what, folder
+        self.mode = mode or os.environ.get("WANDB_MODE")
+        self._asks, self._given_up = self.mode in (None, "online"), False
+        self._lock = threading.Lock()
+
+    def asks(self) -> bool:
+        """Whether it waits for the server."""
+        return self._asks
+
+    def give_up(self) -> None:
+        """Wait for the server no longer: what waits for it fails, and the run is started offline."""
+        with self._lock:
+            self._given_up = True
+            if self._asks:
+                leave_service()
+
+    def __call__(self) -> WandbLogger:
+        """Where the run stands, Lightning's logger of it."""
+        run = self._started(self.mode or ("online" if reachable() else "offline"))
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        return WandbLogger(experiment=run, save_dir=self.folder)
+
+    def _started(self, mode: str) -> Any:
+        run = self._online() if mode == "online" else None
+        if run is None:
+            self._stop_asking()
+            run = self._init("offline" if mode == "online" else mode)
+        return run
+
+    def _online(self) -> Any:
+        if self._given_up:
+            return None
+        try:
+            run = self._init("online")
+            left_mark(run).touch()
+            if self._stop_asking():
+                return run
+            told = "it answers too late"
+        except Exception as fault:  # its own errors, and those of a service process that is busy or gone
+            told = first_line(fault)
+        log.warning("Weights & Biases does not work now (%s): this run is kept offline", told)
+        leave_service()  # it still holds the id of the run that failed
+        return None
+
+    def _stop_asking(self) -> bool:
+        """From here on ``give_up`` ends nothing; whether it has not been called before."""
+        with self._lock:
+            self._asks = False
+            return not self._given_up
+
+    def _init(self, mode: str) -> Any:
+        import wandb
+
+        settings = wandb.Settings(
+            init_timeout=INIT_S,
+            finish_timeout=FINISH_S,
+            finish_timeout_raises=True,
+            silent=True,
+            x_disable_meta=any(redacted_word(word) != word for word in sys.argv),  # it holds the words as typed
+        )
+        return wandb.init(**self.what, dir=self.folder, mode=mode, resume="allow", settings=settings)  # type: ignore[arg-type]
+
+
+def leave_service() -> None:
+    """Part with W&B's service process, which may wait for its server as long as it likes; a new run gets a new one."""
+    import wandb
+
+    with PARTING:
+        if SERVICE in os.environ:
+            parted = in_background(wandb.teardown)  # ends with the process; takes its name away first
+            end = time.monotonic() + LOCAL_S
+            while SERVICE in os.environ and not parted.done() and time.monotonic() < end:
+                time.sleep(0.01)
 
 
 class InBackground(Logger):
@@ -34,17 +131,25 @@ class InBackground(Logger):
     def __init__(self, start: Callable[[], WandbLogger], known: Mapping[str, Any] = MappingProxyType({})) -> None:
         super().__init__()
         self.known = dict(known)  # id and group, before the run stands
-        pool = ThreadPoolExecutor(1, thread_name_prefix="wandb")
-        self._future = pool.submit(start)
-        STARTING.append(self._future)
+        self.patience = Patience(END_S, answers)
+        self._start = start
+        self._future = in_background(start)
+        STARTING.append(self)
         self._kept: list[tuple[Mapping[str, float], int | None]] = []
         self._failed = False
-        pool.shutdown(wait=False)
+
+    def settle(self) -> Future[WandbLogger]:
+        """Wait until the run stands, online or, where the server is not there in time, offline."""
+        asks = self._start.asks if isinstance(self._start, Start) else nobody
+        if not self.patience.wait(self._future, INIT_S + LOCAL_S, asks) and isinstance(self._start, Start):
+            self._start.give_up()
+            self.patience.wait(self._future, LOCAL_S, nobody)
+        return self._future
 
     @property
     def inner(self) -> WandbLogger:
         """Lightning's own logger; waits until the run stands, and sends what was kept."""
-        logger = self._future.result()
+        logger = self.settle().result(timeout=0)
         kept, self._kept = self._kept, []
         for metrics, step in kept:
             logger.log_metrics(metrics, step)
@@ -98,31 +203,6 @@ class InBackground(Logger):
         return found
 
 
-def start(mode: str, what: dict[str, Any], folder: Path) -> WandbLogger:
-    """Start a run, or go on with the one of that id; offline where the server turns out not to take it."""
-    run = _started(mode, what, folder)
-    run.define_metric("trainer/global_step")
-    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-    return WandbLogger(experiment=run, save_dir=folder)
-
-
-def _started(mode: str, what: dict[str, Any], folder: Path) -> Any:
-    import wandb
-
-    settings = wandb.Settings(init_timeout=INIT_S, finish_timeout=FINISH_S, finish_timeout_raises=True, silent=True)
-    try:
-        run = wandb.init(**what, dir=folder, mode=mode, resume="allow", settings=settings)  # type: ignore[arg-type]
-        if mode == "online":
-            left_mark(run).touch()
-        return run
-    except Exception as fault:  # its own errors, and those of a service process that is busy or gone
-        if mode != "online":
-            raise
-        log.warning("Weights & Biases does not work now (%s): this run is kept offline", fault)
-        wandb.teardown()  # the service still holds the id of the run that failed
-        return wandb.init(**what, dir=folder, mode="offline", resume="allow", settings=settings)
-
-
 def log_best(loggers: Sequence[Logger], metrics: Mapping[str, float]) -> None:
     """Put the metrics of the best validation into the summary as ``best/...``, beside the last ones.
 
@@ -154,15 +234,19 @@ def log_study_page(
         entity: user or team; by default that of the key.
         mode: online, offline or disabled; by default online where that works.
     """
+    group = fitting(group)
+    what = {"project": project, "entity": entity, "name": fitting(f"{group}-page"), "group": group, "id": run_id}
+    logger = InBackground(Start({**what, "job_type": "study"}, path.parent, mode))
+    logger.use(lambda inner: _log_page(inner.experiment, path, group))
+    finish()
+
+
+def _log_page(run: Any, path: Path, group: str) -> None:
     import wandb
 
-    mode = mode or os.environ.get("WANDB_MODE") or ("online" if reachable() else "offline")
-    what = {"project": project, "entity": entity, "name": f"{group}-page", "group": group, "job_type": "study"}
-    run = _started(mode, {**what, "id": run_id}, path.parent)
-    page = wandb.Artifact(re.sub(r"[^\w.-]", "_", group), type="study")
+    page = wandb.Artifact(artifact_name(group), type="study")
     page.add_file(str(path))
     run.log_artifact(page)
-    run.finish()
 
 
 def finish(failed: bool = False) -> None:
@@ -170,14 +254,27 @@ def finish(failed: bool = False) -> None:
 
     Where the server does not take all of it in time, the rest stays on this machine.
     """
-    wait(STARTING)
+    patience = Patience(END_S, answers)
+    for logger in STARTING:
+        logger.settle()
+        patience = logger.patience
     STARTING.clear()
     module = sys.modules.get("wandb")
     if module is None or module.run is None:
         return
-    mark = left_mark(module.run)
+    run, mark = module.run, left_mark(module.run)
+    ended = in_background(partial(module.finish, exit_code=int(failed)))
+    if not patience.wait(ended, FINISH_S + LOCAL_S, asks=lambda: not run.offline):
+        leave_service()  # what it has of the run is on this machine's disk
+        patience.wait(ended, LOCAL_S, asks=nobody)
+        log.warning("Weights & Biases does not answer: tl-lightning sync sends what is left of this run")
+        return
+    _tell_end(ended, mark)
+
+
+def _tell_end(ended: Future[None], mark: Path) -> None:
     try:
-        module.finish(exit_code=int(failed))
+        ended.result()
     except TimeoutError:
         log.warning("Weights & Biases did not take all of this run within %s s: tl-lightning sync sends it", FINISH_S)
     except Exception as fault:
