@@ -2,6 +2,7 @@ import ast
 import os
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
@@ -12,9 +13,10 @@ import torch
 from tests.test_hostile import Payload
 from tl_lightning import checkpoints
 from tl_lightning.backbones.weights import read_weights
+from tl_lightning.callbacks import Best
 from tl_lightning.checkpoints import AsideCheckpointIO, step_of
 from tl_lightning.errors import UserError
-from tl_lightning.soup import mean
+from tl_lightning.soup import Soup, mean
 
 
 class BrokenError(Exception):
@@ -181,3 +183,27 @@ def test_nothing_else_in_the_package_unpickles() -> None:
         if loads := [name for name in named if name in ("torch.load", "pickle.load", "pickle.loads", "joblib.load")]:
             found[path.name] = loads
     assert found == {"checkpoints.py": ["torch.load"]}
+
+
+def test_removing_a_checkpoint_removes_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "kept/inside").mkdir(parents=True)
+    with pytest.raises(OSError, match="kept"):
+        AsideCheckpointIO().remove_checkpoint(tmp_path / "kept")
+    assert (tmp_path / "kept/inside").is_dir()
+    (tmp_path / "a.ckpt").touch()
+    AsideCheckpointIO().remove_checkpoint(tmp_path / "a.ckpt")
+    AsideCheckpointIO().remove_checkpoint(tmp_path / "a.ckpt")
+    assert not (tmp_path / "a.ckpt").exists()
+
+
+@pytest.mark.parametrize("make", [Best, partial(Soup, k=2)])
+def test_the_files_of_a_state_are_those_of_the_run_s_own_folder(make: Callable[..., Any], tmp_path: Path) -> None:
+    """Once the run directory has moved, and where a checkpoint names files elsewhere, which would be removed."""
+    folder, strange = tmp_path / "checkpoints", tmp_path / "checkpoints/../kept"
+    made = make(monitor="val/loss", mode="min", folder=folder)
+    paths = {str(strange): torch.tensor(1.0), "/elsewhere/soup-3.ckpt": torch.tensor(2.0)}
+    state = {**made.state_dict(), "best_k_models": paths, "best_model_path": str(strange), "dirpath": "/elsewhere"}
+    made.load_state_dict({**state, "metrics": {}, "epoch": 0, "step": 0})
+    assert set(made.best_k_models) == {str(folder / "kept"), str(folder / "soup-3.ckpt")}
+    assert made.best_model_path == str(folder / "kept")
+    assert float(made.best_k_models[str(folder / "kept")]) == 1

@@ -66,19 +66,23 @@ class Best(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """With the metrics of the best validation; where the run directory has moved, its checkpoint has too."""
-        super().load_state_dict(self._moved_here(state_dict))
+        super().load_state_dict(moved_to(Path(str(self.dirpath)), state_dict))
         self.metrics, self.epoch, self.step = (state_dict[k] for k in ("metrics", "epoch", "step"))
 
-    def _moved_here(self, state: dict[str, Any]) -> dict[str, Any]:
-        # Lightning forgets the best score where the folder's name differs from the stored one.
-        folder = Path(self.dirpath or "")
 
-        def here(path: str) -> str:
-            return str(folder / Path(path).name) if path else path
+def moved_to(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """The state of a ModelCheckpoint with all its files in ``folder``, by their names alone.
 
-        paths = {name: here(state[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
-        kept = {here(path): score for path, score in state["best_k_models"].items()}
-        return {**state, **paths, "best_k_models": kept, "dirpath": self.dirpath}
+    Lightning forgets the best scores where the folder differs from the stored one, as it does once a run directory has
+    moved; and it would remove the files that a checkpoint names, wherever they are.
+    """
+
+    def here(path: str) -> str:
+        return str(folder / Path(path).name) if path else path
+
+    paths = {name: here(state[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
+    kept = {here(path): score for path, score in state["best_k_models"].items()}
+    return {**state, **paths, "best_k_models": kept, "dirpath": str(folder)}
 
 
 @part("callbacks")

@@ -54,6 +54,10 @@ class AsideCheckpointIO(TorchCheckpointIO):
         """
         return read_checkpoint(Path(path))
 
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a file; Lightning's own would remove a folder with all that is in it."""
+        Path(path).unlink(missing_ok=True)
+
 
 def read_checkpoint(path: Path, needed: str = "state_dict", mmap: bool = False) -> dict[str, Any]:
     """A checkpoint of a run: as ``sealed`` reads it, and each of its parts is of its kind.

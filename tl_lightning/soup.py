@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from tl_lightning.callbacks import Best, Mode
+from tl_lightning.callbacks import Best, Mode, moved_to
 from tl_lightning.checkpoints import read_checkpoint
 from tl_lightning.norms import refresh
 from tl_lightning.parts import part
@@ -119,6 +119,10 @@ class Soup(ModelCheckpoint):
         """No step has seen these weights, so no BatchNorm statistics are theirs."""
         if self._tasting:
             refresh(trainer, pl_module, self.norm_batches)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Where the run directory has moved, its checkpoints have too."""
+        super().load_state_dict(moved_to(Path(str(self.dirpath)), state_dict))
 
     def facts(self) -> dict[str, Any]:
         """For the run record: the steps of the checkpoints, the best first, and what each tried soup reached."""
