@@ -152,7 +152,7 @@ class SlowAfter(Callback):
 
 
 class SignalWhenOver(Callback):
-    """Sends this process SIGTERM when a job of a multirun is over and no other has begun."""
+    """Sends this process SIGTERM when the second job of a multirun is over and no other has begun."""
 
     def __init__(self) -> None:
         from tl_lightning.studies import jobs
@@ -165,3 +165,25 @@ class SignalWhenOver(Callback):
             return done
 
         jobs.placed_run = ending
+
+
+class SpoilsSoup(Callback):
+    """Lets one process of several be unable to read what a soup is made of."""
+
+    def __init__(self, rank: int) -> None:
+        from tl_lightning import soup
+
+        if int(os.environ.get("LOCAL_RANK", "0")) == rank:
+            soup.mean = _unreadable
+
+
+def _unreadable(paths: Any) -> Any:
+    raise OSError(5, "Input/output error", str(paths[0]))
+
+
+class SignalToOther(Callback):
+    """Has the second process of a run be ended by a signal while the first writes its results."""
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "test" and trainer.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -183,12 +183,13 @@ def test_a_signal_once_the_results_stand_says_so(signum: int, code: int, words: 
 @SLOW
 def test_a_signal_between_two_jobs_ends_a_multirun_in_words(words: list[str], tmp_path: Path) -> None:
     between = "+callbacks.between._target_=tests.stopping.SignalWhenOver"
-    process = _start(tmp_path, "--multirun", *words, "seed=0,1", between)
+    process = _start(tmp_path, "--multirun", *words, "seed=0,1,2", between)
     _, told = process.communicate(timeout=300)
     assert process.returncode == 143, told
     assert "Interrupted by SIGTERM: the same command with resume=auto goes on." in told
     assert "Traceback" not in told
-    assert _record(tmp_path)["status"] == "finished", "of the first job; the second has not begun"
+    records = [read_record(path.parent) for path in tmp_path.glob("outputs/**/run.json")]
+    assert [record["status"] for record in records] == ["finished"] * 2, "the third has not begun"
 
 
 @SLOW
@@ -262,3 +263,41 @@ def test_a_job_of_its_own_processes_that_a_signal_ended_late_stays_finished(
         with pytest.raises(fault):
             apart.run_apart({"resume": None}, tmp_path / "job", ticket)
     assert read_record(tmp_path / "job")["status"] == status
+
+
+# --- several processes
+
+
+DIGITS = (
+    *("backbone=small_resnet", "backbone.width=4", "backbone.image_size=8", "data=digits", "data.digits=[0,1]"),
+    *("data.near_duplicates=false", "data.batch_size=32", "trainer=ddp", "trainer.accelerator=cpu", "logger=csv"),
+    *("trainer.devices=2", "trainer.max_epochs=2", "trainer.precision=32-true", "trainer.enable_progress_bar=false"),
+)
+
+
+@SLOW
+@pytest.mark.parametrize("rank", [None, 0, 1])
+def test_processes_go_the_same_way_where_one_cannot_read_what_a_soup_is_made_of(
+    rank: int | None, tmp_path: Path
+) -> None:
+    spoilt = f"+callbacks.spoils={{_target_: tests.stopping.SpoilsSoup, rank: {rank}}}"
+    process = _start(tmp_path, *DIGITS, "average=greedy_soup", *([spoilt] if rank is not None else []))
+    _, told = process.communicate(timeout=400)
+    assert process.returncode == 0, told
+    record = _record(tmp_path)
+    assert record["status"] == "finished"
+    assert record["average"].get("made", True) is (rank is None)
+    assert list(record["after"] or {}) == ([] if rank is None else ["average"])
+    assert ("Input/output error" in (record["after"] or {}).get("average", "")) is (rank == 0)
+    assert ("Input/output error" in told) is (rank is not None)
+
+
+@SLOW
+def test_a_signal_to_the_second_process_once_it_has_tested_takes_no_result_back(tmp_path: Path) -> None:
+    process = _start(tmp_path, *DIGITS, "+callbacks.signal._target_=tests.stopping.SignalToOther")
+    _, told = process.communicate(timeout=400)
+    assert process.returncode == 143, told
+    record = _record(tmp_path)
+    assert (record["status"], record["after"]) == ("finished", None)
+    assert "the run is finished, and its results are in" in told
+    assert "resume=auto" not in told
