@@ -294,10 +294,7 @@ WEIGHTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         r"does not fit TransferTask: \d+ keys of another shape",
     ),
     "pipe": (_pipe, "neither a file nor a folder"),
-    "link out": (
-        lambda path: (path.rename(path.parents[2] / "w"), path.symlink_to(path.parents[2] / "w")),
-        "leads out",
-    ),
+    "link out": (_link_out, "leads out"),
 }
 
 
