@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from tl_lightning.errors import UserError, first_line
 from tl_lightning.run_files import HISTORY_BOUND, IMPORTANCE_BOUND, is_number, is_whole, read_json, read_rows
-from tl_lightning.studies.drawing import COLOURS, FOLD, GREY, LINE, ROW, folded, house_style, new_figure, save
+from tl_lightning.studies.drawing import COLOURS, GREY, LINE, ROW, house_style, new_figure, save
 from tl_lightning.studies.folding import FOLD, folded
 from tl_lightning.studies.page import Plot
 from tl_lightning.studies.settings import COSTS, HISTORY, IMPORTANCE, QUALITY
