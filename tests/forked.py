@@ -7,7 +7,8 @@ config, folder  what to run, and where.
 log             the file that takes what it prints.
 kill            null, a number of seconds after which the run is killed from outside, or the name of a place in
                 tests/dying.py where it kills itself.
-rank            null, or its number among the processes of one run; ``environment`` is what it needs to meet them.
+rank            null, or its number among the processes of one run; ``environment`` is what it needs to meet them, and
+                ``limit`` the seconds after which one that waits for another in vain ends itself.
 collectives     null, or the file that takes what it asks of the others (tests/collectives.py).
 goes_on         whether a run that is interrupted goes on in the same process, until it has ended.
 """
@@ -55,6 +56,7 @@ def _child(asked: dict[str, Any]) -> None:
 
 def _join(asked: dict[str, Any]) -> None:
     """Be one of several.  Lightning looked for its rank when it was imported; the folder is told by the first one."""
+    signal.alarm(asked["limit"])
     os.environ.update(asked["environment"])
     rank_zero_only.rank = asked["rank"]
     if asked["rank"]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from tests.collectives import difference
 from tests.forks import Forks
 
-LIMIT_S = 240.0  # a rank that waits for another one in vain is killed
+LIMIT_S = 240  # a rank that waits for another one in vain ends itself
 
 
 class Ended(NamedTuple):
@@ -27,10 +27,11 @@ class Pair:
 
     def run(self, config: dict[str, Any], folder: Path, processes: int = 2, goes_on: bool = False) -> Ended:
         """A run in ``folder``; beside it lie the logs and the collectives of all ranks."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
         beside = [f"{folder}.rank_{rank}" for rank in range(processes)]
         logs, calls = ([Path(f"{path}.{end}") for path in beside] for end in ("log", "collectives"))
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(processes)}
-        same = {"config": config, "folder": str(folder), "kill": LIMIT_S, "goes_on": goes_on}
+        same = {"config": config, "folder": str(folder), "kill": None, "limit": LIMIT_S, "goes_on": goes_on}
         ended = self._forks.run(
             [
                 {

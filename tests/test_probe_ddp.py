@@ -13,6 +13,7 @@ from tests.probing import SPLITS, Runs, metrics, predictions, record, texts, wei
 
 pytestmark = pytest.mark.slow
 Tiny = Callable[[str], Path]
+DEFAULTS = ("trainer.enable_progress_bar=true", "logger=wandb")
 CLIP = "trainer.gradient_clip_val=0.05"
 
 
@@ -37,7 +38,7 @@ def _end(process: "subprocess.Popen[str]") -> None:
 
 @pytest.mark.parametrize("grid", ["head.lr_grid=[0.001,0.05]", "head.lr_grid=null"])
 def test_two_processes_are_one(probe: Runs, grid: str) -> None:
-    several = ("trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=4")
+    several = ("trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=4", *DEFAULTS)
     for name, words in {"one": ("data.batch_size=8",), "two": several}.items():
         _end(_start(probe, name, *words, grid, CLIP, f"data.cache_dir={probe.folder / name}_cache"))
     one, two = probe.folder / "one", probe.folder / "two"

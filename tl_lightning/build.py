@@ -257,7 +257,8 @@ def make_trainer(
         )
     except UNFIT as fault:  # what no annotation says: such a device or package is not here
         raise UserError(f"trainer: {first_line(fault)}") from fault
-    steps = max(1, limited(len(data.train_dataloader()) // trainer.world_size, trainer.limit_train_batches))
+    data.trainer = trainer  # how long an epoch is depends on how many processes share it
+    steps = max(1, limited(len(data.train_dataloader()), trainer.limit_train_batches))
     every = min(settings.get("log_every_n_steps") or LOG_EVERY, steps)  # a short epoch logs too
     trainer.log_every_n_steps = every  # type: ignore[attr-defined]
     return trainer
