@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.test_to_the_end import Configured, configured
-from tl_lightning import after, predictions, ranks, slurm, soup, wandb_run
+from tl_lightning import after, bootstrap, predictions, ranks, report, slurm, soup, wandb_results, wandb_run
 from tl_lightning import run as running
 from tl_lightning.interrupt import Interrupted
+from tl_lightning.job import Job
 from tl_lightning.norms import refresh
 from tl_lightning.record import Record, read_record
 from tl_lightning.run import run
@@ -29,9 +30,9 @@ LORA = ("strategy=lora", "strategy.r=2", "strategy.merge=true")
 PLACES: dict[str, tuple[Any, str]] = {
     "intervals": (running, "intervals"),
     "merge": (running, "write_merged"),
-    "tracker": (running.wandb_results, "log_test"),
+    "tracker": (wandb_results, "log_test"),
     "cleaning": (running, "PREVIOUS"),
-    "report": (running.report, "result_table"),
+    "report": (report, "result_table"),
     "measurements": (Throughput, "record"),
 }
 
@@ -93,7 +94,7 @@ def test_the_record_stands_as_soon_as_the_test_is_done_and_says_what_is_to_come(
     configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[dict[str, Any]] = []
-    original = running.intervals
+    original = bootstrap.intervals
 
     def spy(*args: Any) -> Any:
         seen.append(_results(tmp_path / "run"))
@@ -205,8 +206,8 @@ def _signalling(original: Callable[..., Any], *signums: int) -> Callable[..., An
         pytest.param(predictions, "write", STEPS, id="while the results are written"),
         pytest.param(running, "intervals", STEPS, id="intervals"),
         pytest.param(running, "write_merged", STEPS[1:], id="merge"),
-        pytest.param(running.wandb_results, "log_test", STEPS[2:], id="tracker"),
-        pytest.param(running.report, "farewell", STEPS[4:], id="report"),
+        pytest.param(wandb_results, "log_test", STEPS[2:], id="tracker"),
+        pytest.param(report, "farewell", STEPS[4:], id="report"),
         pytest.param(wandb_run, "finish", (), id="when the tracker ends"),
     ],
 )
@@ -247,7 +248,7 @@ def test_slurm_s_signal_after_the_test_puts_no_finished_run_back_into_the_queue(
 ) -> None:
     asked: list[bool] = []
     monkeypatch.setattr(slurm, "requeue", lambda: asked.append(True))
-    monkeypatch.setattr(running, "intervals", _signalling(running.intervals, slurm.SIGNAL))
+    monkeypatch.setattr(running, "intervals", _signalling(bootstrap.intervals, slurm.SIGNAL))
     monkeypatch.setattr(slurm, "signals", lambda: (slurm.SIGNAL,))
     config = configured("norm", "trainer.max_epochs=1")
     with pytest.raises(Interrupted) as caught:
@@ -256,7 +257,7 @@ def test_slurm_s_signal_after_the_test_puts_no_finished_run_back_into_the_queue(
     assert not asked
     assert _results(tmp_path / "run")
     with pytest.raises(Interrupted) as caught:
-        run(config, tmp_path / "job", job=running.Job("job", "study"))
+        run(config, tmp_path / "job", job=Job("job", "study"))
     assert "resume=auto goes on with the other jobs" in caught.value.how
     assert asked == [True], "of a multirun jobs may be left"
 

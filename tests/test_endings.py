@@ -19,6 +19,7 @@ from tl_lightning.errors import ToldError
 from tl_lightning.record import read_record, write_json
 from tl_lightning.signals import Interrupted, ended_by, here, listening
 from tl_lightning.studies import apart
+from tl_lightning.studies.ticket import Ticket
 
 __all__ = ["words"]  # a fixture
 ROOT = Path(__file__).parents[1]
@@ -253,10 +254,8 @@ def test_a_job_of_its_own_processes_that_a_signal_ended_late_stays_finished(
     script = f"raise SystemExit({code})"
     monkeypatch.setattr(apart, "write_config", lambda folder, _: write_json(folder / "run.json", {"status": left}))
     popen = subprocess.Popen
-    monkeypatch.setattr(
-        apart.subprocess, "Popen", lambda command, **given: popen([sys.executable, "-c", script], **given)
-    )
-    ticket = apart.Ticket([], [])
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **given: popen([sys.executable, "-c", script], **given))
+    ticket = Ticket([], [])
     if fault is None:
         assert apart.run_apart({"resume": None}, tmp_path / "job", ticket)[0]["status"] == status
     else:
@@ -281,8 +280,9 @@ def test_processes_go_the_same_way_where_one_cannot_read_what_a_soup_is_made_of(
     rank: int | None, tmp_path: Path
 ) -> None:
     spoilt = f"+callbacks.spoils={{_target_: tests.stopping.SpoilsSoup, rank: {rank}}}"
-    process = _start(tmp_path, *DIGITS, "average=greedy_soup", *([spoilt] if rank is not None else []))
-    _, told = process.communicate(timeout=400)
+    words = [*DIGITS, "average=greedy_soup", *([spoilt] if rank is not None else [])]
+    process = _start(tmp_path, *words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    told, _ = process.communicate(timeout=400)
     assert process.returncode == 0, told
     record = _record(tmp_path)
     assert record["status"] == "finished"

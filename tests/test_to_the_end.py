@@ -71,12 +71,14 @@ def configured(tiny: Tiny, compose: Compose, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("TL_LIGHTNING_ALLOW", "tests")
     rows = [f"{'good fine' if i % 2 else 'bad dull'} film number {i},{'pos' if i % 2 else 'neg'}" for i in range(60)]
     (tmp_path / "all.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
-    texts = (f"backbone.name={tiny('bert')}", "data=text_files", f"data.train={tmp_path / 'all.csv'}")
+    texts: tuple[str, ...] = (f"backbone.name={tiny('bert')}", "data=text_files", f"data.train={tmp_path / 'all.csv'}")
     texts += ("data.val_fraction=0.2", "data.test_fraction=0.2", "data.batch_size=16", "data.max_length=40")
 
     def configured(kind: str, *words: str) -> dict[str, Any]:
-        common = ("trainer=cpu", "trainer.precision=32-true", "trainer.enable_progress_bar=false", "logger=csv")
-        common += ("trainer.max_epochs=6", "optimizer.lr=1e-2", "objective.monitor=loss", "name=mini")
+        common = (
+            *("trainer=cpu", "trainer.precision=32-true", "trainer.enable_progress_bar=false", "logger=csv"),
+            *("trainer.max_epochs=6", "optimizer.lr=1e-2", "objective.monitor=loss", "name=mini"),
+        )
         config = compose(*KINDS[kind], *(texts if kind == "layer" else DIGITS), *common, *words)
         if kind == "dense":
             weights = config["backbone"].get("weights")
