@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from tl_lightning.quiet import quiet, without_bar
 from tl_lightning.ranks import Others, SharedError
 from tl_lightning.record import CONFIG, Record, peak_memory_bytes, write_json, write_text
 from tl_lightning.redact import redacted, redacted_text
-from tl_lightning.shown import say
+from tl_lightning.shown import in_line, say
 from tl_lightning.signals import GOES_ON
 from tl_lightning.strategies.merging import write_merged
 from tl_lightning.trial import trial_words
@@ -161,7 +162,7 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     public = redacted(config)
     stored = {"defaults": ["run_config", "hydra_settings", "_self_"], **public, "resume": None}
     lacks = [f"{place}=VALUE" for place in holes(public)]
-    text = HEADER.format(folder.resolve()) + (LACKS.format(" ".join(lacks)) if lacks else "")
+    text = HEADER.format(in_line(quote(str(folder.resolve())))) + (LACKS.format(" ".join(lacks)) if lacks else "")
     write_text(folder / CONFIG, text + yaml.safe_dump(stored, sort_keys=False, allow_unicode=True))
 
 

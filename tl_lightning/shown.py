@@ -3,6 +3,7 @@
 import logging
 import re
 import sys
+from collections.abc import Iterable
 from typing import Any, TextIO
 
 from tl_lightning.redact import redacted_text
@@ -12,6 +13,9 @@ from tl_lightning.redact import redacted_text
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 BREAKS = str.maketrans({"\n": r"\n", "\t": r"\t"})
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # also in their wide forms
+
+
+NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 
 def shown(text: object) -> str:
@@ -33,19 +37,15 @@ def say(text: object = "", file: TextIO | None = None) -> None:
     print(shown(redacted_text(str(text))), file=file, flush=True)
 
 
-def csv_cell(value: Any) -> Any:
-    """A cell that a spreadsheet takes for a text and not for a formula; numbers stay numbers."""
-    if not isinstance(value, str) or not value.startswith(FORMULA) or _is_number(value):
-        return value
-    return f"'{value}"
+def csv_row(cells: Iterable[Any]) -> list[Any]:
+    """A row for people: what is no number, a spreadsheet takes for a text and never for a formula."""
+    return [_cell(cell) for cell in cells]
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return text == text.strip()
+def _cell(value: Any) -> Any:
+    value = value if value is None or isinstance(value, (int, float)) else shown(value)
+    formula = isinstance(value, str) and value.startswith(FORMULA) and not NUMBER.fullmatch(value)
+    return f"'{value}" if formula else value
 
 
 def log_safely() -> None:

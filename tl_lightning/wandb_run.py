@@ -237,8 +237,10 @@ def log_study_page(
     group = fitting(group)
     what = {"project": project, "entity": entity, "name": fitting(f"{group}-page"), "group": group, "id": run_id}
     logger = InBackground(Start({**what, "job_type": "study"}, path.parent, mode))
-    logger.use(lambda inner: _log_page(inner.experiment, path, group))
-    finish()
+    try:
+        _log_page(logger.inner.experiment, path, group)
+    finally:
+        finish()
 
 
 def _log_page(run: Any, path: Path, group: str) -> None:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from tl_lightning.files import aside
+from tl_lightning.shown import shown
 from tl_lightning.studies.folding import folded
 
 WIDTH = 6.6  # inches, the text width of most papers
@@ -37,6 +38,7 @@ STYLE: dict[Any, Any] = {
     "ytick.color": "#333333",
     "legend.frameon": False,
     "legend.fontsize": 8,
+    "text.parse_math": False,  # a $ in a label is a letter
     "svg.hashsalt": "tl_lightning",  # the same plot is the same file
     "svg.fonttype": "path",
     "pdf.fonttype": 42,
@@ -74,6 +76,8 @@ def legend(figure: Figure, axes: Axes, labels: int) -> None:
 
 def save(figure: Figure, path: Path, pdf: bool = False) -> tuple[list[str], str]:
     """Write ``path``.svg, and ``path``.pdf if asked (it takes as long again); gives their names and a data URI."""
+    for text in figure.findobj(Text):  # labels of ticks are made anew when drawn: see folded
+        text.set_text(shown(text.get_text()))  # type: ignore[attr-defined]
     buffer = io.BytesIO()
     try:
         figure.savefig(buffer, format="svg", metadata={"Date": None})

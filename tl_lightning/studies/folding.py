@@ -2,6 +2,8 @@
 
 import re
 
+from tl_lightning.shown import in_line
+
 FOLD = 48  # letters of a label: half the width of a plot
 PARTS = re.compile(r"[^ /,=]*[ /,=]|[^ /,=]+")
 
@@ -12,7 +14,7 @@ def folded(label: str, width: int = FOLD) -> str:
     In one line it would leave no room for the plot.  Lines end where words and parts of paths do, where they can.
     """
     lines = [""]
-    for part in PARTS.findall(label):
+    for part in PARTS.findall(in_line(label)):
         for piece in (part[at : at + width] for at in range(0, len(part), width)):
             if len(lines[-1]) + len(piece) > width:
                 lines.append("")

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tl_lightning.files import aside
 from tl_lightning.record import write_json
 from tl_lightning.report import aligned
+from tl_lightning.shown import csv_row
 from tl_lightning.studies.settings import HISTORY, IMPORTANCE
 from tl_lightning.studies.takeover import replaced
 
@@ -42,7 +43,7 @@ def write(study: optuna.Study, folder: Path, objectives: Sequence[str], importan
     with aside(folder / HISTORY) as beside, beside.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow([*KNOWN, *objectives, *(key.lstrip("+") for key in params), *TIMES])
-        rows.writerows(_row(trial, params, len(objectives)) for trial in trials)
+        rows.writerows(csv_row(_row(trial, params, len(objectives))) for trial in trials)
     if importance:
         write_json(folder / IMPORTANCE, _importances(study, objectives))
 

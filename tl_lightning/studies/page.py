@@ -3,9 +3,11 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
+from html import escape as escaped
 from pathlib import Path
+from urllib.parse import quote
 
+from tl_lightning.shown import shown
 from tl_lightning.studies import tables
 from tl_lightning.studies.study import Study, TestSet
 from tl_lightning.studies.tables import Rows
@@ -30,6 +32,11 @@ WORDS_OF_PAIRS = (0, 1, 7)  # columns that hold words: they may take several lin
 WORDS_OF_RUNS = (0, 2)
 PARTS = re.compile(r"(?<=[/,])(?=\S)")  # where a label may be broken: after a part of a path or of a list
 CSS = Path(__file__).parents[1] / "assets" / "comparison.css"
+
+
+def escape(text: object) -> str:
+    """A text as HTML shows it, with nothing in it that a browser would obey."""
+    return escaped(shown(text))
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ def _notes(notes: Sequence[str]) -> list[str]:
 
 
 def _figure(plot: Plot) -> str:
-    links = ", ".join(f'<a href="{name}">{name}</a>' for name in plot.files)
+    links = ", ".join(f'<a href="{escape(quote(name))}">{escape(name)}</a>' for name in plot.files)
     caption = f"<figcaption>{escape(plot.caption)} ({links})</figcaption>"
     return f'<figure><img alt="{escape(plot.caption)}" src="{plot.uri}">{caption}</figure>'
 
@@ -147,16 +154,20 @@ def _cell(cell: str, tag: str, words: bool) -> str:
 
 def markdown(study: Study, title: str) -> str:
     """Verdicts and tables for a README."""
-    parts = [f"# {title}"]
+    parts = [f"# {tables.marked(title)}"]
     for one in study.sets:
         for metric in study.metrics:
             where = f" on {one.name}" if len(study.sets) > 1 else ""
-            headline, *sentences = verdict(one, metric)
-            parts += [f"## {metric}{where}", f"**{headline}**", "\n".join(f"- {line}" for line in sentences)]
+            headline, *sentences = map(tables.marked, verdict(one, metric))
+            parts += [
+                f"## {tables.marked(metric + where)}",
+                f"**{headline}**",
+                "\n".join(f"- {line}" for line in sentences),
+            ]
             crossed = tables.crossed_rows(one, metric, study.keys)
             rows = [crossed, tables.group_rows(one, metric), tables.pair_rows(one, metric)]
             parts += [tables.markdown(found) for found in rows if found]
-    notes = "\n".join(f"- {note}" for note in study.notes)
+    notes = "\n".join(f"- {tables.marked(note)}" for note in study.notes)
     method = f"## How it was computed\n\n{METHOD}"
     return "\n\n".join(part for part in [*parts, notes, method] if part) + "\n"
 

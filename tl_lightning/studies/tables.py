@@ -3,12 +3,14 @@
 import csv
 import io
 import math
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tl_lightning.metric_scales import Bounds
 from tl_lightning.report import aligned
+from tl_lightning.shown import csv_row, in_line
 from tl_lightning.studies.folding import folded
 from tl_lightning.studies.grouping import numeric
 from tl_lightning.studies.spread import Contrast
@@ -17,10 +19,16 @@ from tl_lightning.studies.verdicts import clear, gain, p_word, unit
 
 Rows = list[list[str]]
 UNKNOWN = "unknown"
+# What LaTeX would obey, draw as another sign, or join to one (--, ?`); a row that begins with [ or * would be taken for
+# an argument of the \\ before it.
 LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedblright{}"}
+    | {"`": r"\textasciigrave{}", "[": "{[}", "]": "{]}", "*": "{*}"}
 )
+# In Markdown: what begins a tag, a link, code or a stress; marks inside of words are letters.
+MARKDOWN = re.compile(r"[\\`*|\[\]]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|~(?=~)|(?<![^\W_])_|_(?![^\W_])")
 GROUPS = ("", "seeds", "mean", "sd", "95% over seeds", "95% over test examples")
 PAIRS = ("better", "worse", "difference", "95% interval", "p", "p (Holm)", "seeds", "")
 
@@ -130,20 +138,30 @@ def text(rows: Rows, width: int = 0) -> str:
 
 def markdown(rows: Rows) -> str:
     """A table in Markdown."""
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    cells = [[marked(cell) for cell in row] for row in rows]
     lines = [cells[0], ["---"] * len(cells[0]), *cells[1:]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def marked(said: str) -> str:
+    """A text in one line of Markdown that shows as it is."""
+    return MARKDOWN.sub(r"\\\g<0>", in_line(said))
+
+
+def typeset(said: str) -> str:
+    """A text in one line of LaTeX that shows as it is."""
+    return re.sub("-(?=-)", "-{}", in_line(said).translate(LATEX))
+
+
 def latex(rows: Rows, caption: str) -> str:
     """A table in LaTeX with booktabs' rules."""
-    cells = [[cell.translate(LATEX).replace("<", "$<$") for cell in row] for row in rows]
+    cells = [[typeset(cell) for cell in row] for row in rows]
     body = [" & ".join(row) + r" \\" for row in cells]
     return "\n".join(
         [
             r"\begin{table}",
             r"  \centering",
-            f"  \\caption{{{caption.translate(LATEX)}}}",
+            f"  \\caption{{{typeset(caption)}}}",
             f"  \\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}",
             r"    \toprule",
             f"    {body[0]}",
@@ -157,9 +175,9 @@ def latex(rows: Rows, caption: str) -> str:
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
-    """Rows as CSV."""
+    """Rows as CSV, none of whose texts a spreadsheet takes for a formula."""
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows(rows)
+    csv.writer(file, lineterminator="\n").writerows(map(csv_row, rows))
     return file.getvalue()
 
 
