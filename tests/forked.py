@@ -58,7 +58,7 @@ def _join(asked: dict[str, Any]) -> None:
     """Be one of several.  Lightning looked for its rank when it was imported; the folder is told by the first one."""
     signal.alarm(asked["limit"])
     os.environ.update(asked["environment"])
-    rank_zero_only.rank = asked["rank"]
+    rank_zero_only.rank = asked["rank"]  # type: ignore[attr-defined]
     if asked["rank"]:
         os.environ["TL_LIGHTNING_RUN_DIR"] = asked["folder"]
     if asked["collectives"]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -116,7 +117,7 @@ def test_time_tokens_and_waiting_are_counted_and_validation_is_not(monkeypatch: 
         train_dataloader=loader,
     )  # fmt: skip
     task = _task(Net())
-    task.log_dict = lambda values, sync_dist: logged.update(values)
+    task.log_dict = logged.update
     seen.on_train_start(trainer, task)
     clock[0] += 50  # before the epoch
     seen.on_train_epoch_start(trainer, task)
@@ -163,3 +164,22 @@ def test_a_run_says_how_fast_it_was(tiny: Callable[[str], Path], tmp_path: Path,
     with (folder / "metrics.csv").open() as file:
         names = {row["name"] for row in csv.DictReader(file)}
     assert {f"train/{name}" for name in CLOCKED if name != "mfu"} | {"train/padding"} <= names
+
+
+def test_what_one_of_several_processes_does_not_know_is_not_logged() -> None:
+    """The other one knows the peak of its device: both send as many numbers, and neither logs a share of it."""
+    sent: list[torch.Tensor] = []
+
+    def reduce(values: torch.Tensor, reduce_op: str) -> torch.Tensor:
+        assert reduce_op == "mean"
+        sent.append(values)
+        return (values + other) / 2
+
+    strategy = SimpleNamespace(root_device=torch.device("cpu"), reduce=reduce)
+    trainer: Any = SimpleNamespace(strategy=strategy, world_size=2, train_dataloader=None)
+    seen, logged = Throughput(), dict[str, float]()
+    seen.samples, seen.seconds = 80, 2.0
+    other = torch.tensor([20.0, math.nan, 0.5, math.nan, math.nan, math.nan, 0.3, math.nan], dtype=torch.float64)
+    seen.on_train_epoch_end(trainer, SimpleNamespace(log_dict=logged.update))  # type: ignore[arg-type]
+    assert [len(values) for values in sent] == [len(other)]
+    assert logged == {"train/samples_per_second": 30, "train/data_wait": 0.25}

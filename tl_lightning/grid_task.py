@@ -13,8 +13,8 @@ from torchmetrics import MeanMetric, Metric
 
 from tl_lightning.errors import UserError
 from tl_lightning.head_grid import HeadGrid, scale_steps
+from tl_lightning.joint import means, take_in
 from tl_lightning.objectives import mode
-from tl_lightning.ranks import means, take_in
 from tl_lightning.report import aligned, number
 from tl_lightning.task import CHECKPOINT_KEY, Batch, TransferTask
 

@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from tl_lightning.backbones.base import FEATURES, Backbone
 from tl_lightning.compiled import Compiled
 from tl_lightning.finite import Finite, OnNan
+from tl_lightning.joint import means, take_in
 from tl_lightning.length import at_log_step, training_length
 from tl_lightning.memory import Memory
 from tl_lightning.objectives import Objective

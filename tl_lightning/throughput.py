@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tl_lightning.backbones.base import FEATURES
 from tl_lightning.flops import forward_flops, multiplied, passes, peak_flops
-from tl_lightning.ranks import means
+from tl_lightning.joint import means
 
 CLOCKED = ("samples_per_second", "tokens_per_second", "data_wait", "step_p50", "step_p95", "flops_per_second", "mfu")
 """The names, after train/, of what differs from run to run."""
