@@ -36,6 +36,7 @@ PLANTED = {
     "seed=4294967296": "seed=4294967296: below 4294967296 is expected (and at least 0)",
     "trainer.max_epochs=0": "trainer.max_epochs=0: at least 1 is expected (or -1 for no limit)",
     "optimizer.betas=[0.9,1]": "optimizer.betas[1]=1: below 1 is expected (and at least 0)",
+    "data.batch_size=9007199254740993": "data.batch_size=9007199254740993: a whole number between -2**53 and 2**53",
     "trainer.devices=[0,-1]": "trainer.devices[1]=-1: at least 0 is expected",
     "trainer.limit_val_batches=1.5": "trainer.limit_val_batches=1.5: at most 1 is expected (and at least 0; as a share",
     "backbone._target_=os.system": "backbone._target_: os.system is outside what a configuration may call",

@@ -80,7 +80,7 @@ def test_a_group_replaces_what_a_strategy_word_says(compose: Compose) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("regularizer=l2_sp", "regularizer.alpha=-1"), "strategy.regularizer.alpha=-1: 0 or more"),
+        (("regularizer=l2_sp", "regularizer.alpha=-1"), "strategy.regularizer.alpha=-1: at least 0 is"),
         (("regularizer=mixout", "regularizer.p=1"), "strategy.regularizer.p=1: below 1 is expected (and at least 0)"),
         (("regularizer=sam", "regularizer.rho=0"), "strategy.regularizer.rho=0: above 0"),
         (("regularizer=sam", "regularizer.roh=1"), "strategy.regularizer.roh: SAM takes no roh; did you mean rho?"),

@@ -176,6 +176,7 @@ PARTS = {
     "data.cache=ram": SELECTED,
     "head.dropout=0": SELECTED,
     "head=mlp head.hidden=1": SELECTED,
+    "head=mlp head.hidden=1000000000000": "can't allocate memory",
     "objective.monitor=loss": SELECTED,
     "objective.label_smoothing=0.999": SELECTED,
     "objective=multilabel objective.threshold=0.999": SELECTED,

@@ -215,12 +215,17 @@ def explained(fault: BaseException) -> str | None:
         return text
     if type(fault).__module__.split(".")[0] in ("submitit", "joblib"):
         return f"The process of a job ended ({first_line(fault)}): the same command with resume=auto does what is left"
-    if type(fault).__name__ == "OutOfMemoryError" or isinstance(fault, MemoryError):
+    if _out_of_memory(fault):
         return (
             "Out of memory: a smaller data.batch_size (with trainer.accumulate_grad_batches raised as much),"
             " a smaller data.max_length, or backbone.gradient_checkpointing=true"
         )
     return None
+
+
+def _out_of_memory(fault: BaseException) -> bool:
+    on_cpu = isinstance(fault, RuntimeError) and "can't allocate memory" in str(fault)  # torch has no class for it
+    return on_cpu or isinstance(fault, MemoryError) or type(fault).__name__ == "OutOfMemoryError"
 
 
 def of_hydra(fault: Exception) -> Exception:

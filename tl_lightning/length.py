@@ -71,14 +71,21 @@ def refuse_no_batches(trainer: Trainer, data: Any) -> None:
     """
     for split in ("train", "val", "test"):
         limit = getattr(trainer, f"limit_{split}_batches")
-        batches = math.ceil(len(getattr(data, f"{split}_dataloader")()) / trainer.world_size)
-        if limit and not limited(batches, limit):
+        if not isinstance(limit, float) or not 0 < limit < 1:
+            continue
+        batches = _batches(trainer, data, split)
+        if not limited(batches, limit):
             raise UserError(
                 f"trainer.limit_{split}_batches={limit} of {batches} batches is none: a share of"
                 f" {math.ceil(1000 / batches) / 1000} or more, or trainer.limit_{split}_batches=1 for one batch"
             )
-        if split == "train":
-            _refuse_no_validation(trainer, limited(batches, limit))
+    if trainer.world_size == 1:  # of several processes Lightning counts the batches itself
+        _refuse_no_validation(trainer, limited(_batches(trainer, data, "train"), trainer.limit_train_batches))
+
+
+def _batches(trainer: Trainer, data: Any, split: str) -> int:
+    """Those of one process."""
+    return math.ceil(len(getattr(data, f"{split}_dataloader")()) / trainer.world_size)
 
 
 def _refuse_no_validation(trainer: Trainer, batches: int) -> None:

@@ -214,7 +214,9 @@ def _refusing() -> Iterator[None]:
     """What Lightning finds out about its own words only once it has the data is told as the user's fault."""
     try:
         yield
-    except MisconfigurationException as fault:
+    except (MisconfigurationException, ValueError) as fault:
+        if isinstance(fault, ValueError) and not str(fault).startswith("`val_check_interval`"):
+            raise
         raise UserError(f"trainer: {first_line(fault)}") from fault
 
 
