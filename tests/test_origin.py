@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from tl_lightning import origin
 from tl_lightning.identity import code_hash
 from tl_lightning.origin import code, code_git, git_state
 from tl_lightning.record import Record
@@ -105,7 +104,7 @@ def test_a_git_that_does_not_answer_says_neither_clean_nor_dirty(
             raise subprocess.TimeoutExpired(words, 1)
         return real(words, **how)
 
-    monkeypatch.setattr(origin.subprocess, "run", slow)
+    monkeypatch.setattr(subprocess, "run", slow)
     assert git_state(repository) == {"commit": _git(repository, "rev-parse", "HEAD"), "dirty": None}
 
 

@@ -77,7 +77,7 @@ def legend(figure: Figure, axes: Axes, labels: int) -> None:
 def save(figure: Figure, path: Path, pdf: bool = False) -> tuple[list[str], str]:
     """Write ``path``.svg, and ``path``.pdf if asked (it takes as long again); gives their names and a data URI."""
     for text in figure.findobj(Text):  # labels of ticks are made anew when drawn: see folded
-        text.set_text(shown(text.get_text()))  # type: ignore[attr-defined]
+        text.set_text(shown(text.get_text()))
     buffer = io.BytesIO()
     try:
         figure.savefig(buffer, format="svg", metadata={"Date": None})
