@@ -19,7 +19,6 @@ from tl_lightning.length import at_log_step, training_length
 from tl_lightning.memory import Memory
 from tl_lightning.objectives import Objective
 from tl_lightning.optim import in_phases, param_groups
-from tl_lightning.ranks import means, take_in
 from tl_lightning.redact import redacted
 from tl_lightning.strategies.base import FineTuning, Phase
 
