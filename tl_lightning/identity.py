@@ -12,6 +12,13 @@ from tl_lightning.files import located
 from tl_lightning.redact import redacted
 
 FREE = ("resume", "output_dir", "logger", "hydra", "defaults")  # may differ between a run and its resume
+SHARES = frozenset(
+    {
+        *("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"),
+        *("overfit_batches", "val_check_interval"),
+    }
+)
+"""Of the trainer: 1 is one batch, 1.0 all of them."""
 READ_IN_WHOLE = 64 * 2**20  # larger files are known by size and time of change
 BESIDE_A_RUN = ("studies", "understand", "deploy")  # packages that look at runs and change none
 FILES_OF = ("data", "backbone")
@@ -27,7 +34,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, str]:
     """
     config = redacted(config)  # a password decides no result, and could be guessed from a hash
     return {
-        "config": _hash(sorted((k, meaning(v)) for k, v in flat(config).items() if k.split(".")[0] not in FREE)),
+        "config": _hash(sorted((k, meaning(v, k)) for k, v in flat(config).items() if k.split(".")[0] not in FREE)),
         "files": _hash([_print(path) for path in _files(config)]),
         "code": code_hash(),
     }
@@ -44,9 +51,17 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def meaning(value: Any) -> str:
-    """A plain value as a text that is the same for the same value: 1 and 1.0, keys in any order; not 1 and true."""
-    return json.dumps(_plain(value), sort_keys=True, default=str)
+def is_share(key: str) -> bool:
+    """Whether the value at a dotted key is a share where it is a float, and a number of batches where it is whole."""
+    return key.rpartition(".")[2] in SHARES
+
+
+def meaning(value: Any, key: str = "") -> str:
+    """A plain value as a text that is the same for the same value: 1 and 1.0, keys in any order; not 1 and true.
+
+    Where they are two things, as ``is_share`` says of its dotted key, 1 and 1.0 are two texts.
+    """
+    return json.dumps(value if is_share(key) else _plain(value), sort_keys=True, default=str)
 
 
 def _plain(value: Any) -> Any:

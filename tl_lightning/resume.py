@@ -157,5 +157,5 @@ def stored_config(folder: Path) -> dict[str, Any]:
 def _differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     old, new = flat(stored), flat(config)
     keys = [k for k in {**old, **new} if k.split(".")[0] not in FREE]
-    other = [k for k in keys if meaning(old.get(k)) != meaning(new.get(k)) and not any(holes(old.get(k), (k,)))]
+    other = [k for k in keys if meaning(old.get(k), k) != meaning(new.get(k), k) and not any(holes(old.get(k), (k,)))]
     return [f"{k}: {old.get(k)} then, {new.get(k)} now" for k in other]

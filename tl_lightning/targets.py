@@ -3,7 +3,6 @@
 import inspect
 import itertools
 import os
-import typing
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
@@ -148,12 +147,3 @@ def _plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(map(_plain, value))
     return value is None or isinstance(value, (bool, int, float, str))
-
-
-def hints(part: Callable[..., Any]) -> dict[str, Any]:
-    """The annotations of a class's constructor or of a function; none where only a type checker can read them."""
-    function = part.__init__ if inspect.isclass(part) else part
-    try:
-        return typing.get_type_hints(inspect.unwrap(function))
-    except (NameError, TypeError):
-        return {}

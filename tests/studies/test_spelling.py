@@ -43,6 +43,18 @@ def test_a_run_is_known_by_its_values(one: Any, other: Any) -> None:
     )
 
 
+def test_one_batch_is_not_all_of_them() -> None:
+    """Where a float is a share and a whole number counts batches, as Lightning's limits do."""
+    key = "trainer.limit_train_batches"
+    one, whole = ({"data": {}, "backbone": {}, "trainer": {"limit_train_batches": value}} for value in (1, 1.0))
+    assert identity(one)["config"] != identity(whole)["config"]
+    assert _differences(one, whole) == [f"{key}: 1 then, 1.0 now"]
+    assert (word(1, key), word(1.0, key)) == (spelled("1", key), spelled("1.0", key)) == ("1", "1.0")
+    assert not matches("1", "1.0", key)
+    assert matches("0.001", "1e-3", key)
+    assert _words([f"{key}=1"]) != _words([f"{key}=1.0"])
+
+
 @pytest.mark.parametrize(("one", "other"), OTHER)
 def test_runs_with_other_values_are_other_runs(one: Any, other: Any) -> None:
     a, b = ({"data": {"crop_scale": value}, "backbone": {}} for value in (one, other))

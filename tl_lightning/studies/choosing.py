@@ -4,20 +4,19 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from tl_lightning.errors import UserError
-from tl_lightning.studies.grouping import TARGET
 from tl_lightning.studies.reading import Run
-from tl_lightning.studies.spelling import spelled, word
+from tl_lightning.studies.spelling import TARGET, spelled, word
 from tl_lightning.values import nearest
 
 OPTIONS = {"by": "", "metric": "", "output": "", "plots": True, "pdf": False, "wandb": False}  # of compare itself
 MOST_VALUES = 8
 
 
-def matches(said: str, asked: str) -> bool:
+def matches(said: str, asked: str, key: str = "") -> bool:
     """Whether a word is the one asked for, however that is typed, or fits a pattern between commas (``bert_*``)."""
-    if said in (asked, spelled(asked)):
+    if said in (asked, spelled(asked, key)):
         return True
-    return any(said == spelled(pattern) or fnmatchcase(said, pattern) for pattern in asked.split(","))
+    return any(said == spelled(pattern, key) or fnmatchcase(said, pattern) for pattern in asked.split(","))
 
 
 def chosen(runs: Sequence[Run], wanted: Mapping[str, str]) -> list[Run]:
@@ -40,7 +39,7 @@ def chosen(runs: Sequence[Run], wanted: Mapping[str, str]) -> list[Run]:
     found = [
         run
         for run, words in zip(runs, said, strict=True)
-        if all(matches(words.get(key, ""), value) for key, value in wanted.items())
+        if all(matches(words.get(key, ""), value, key) for key, value in wanted.items())
     ]
     if not found:
         raise UserError(_nothing(said, wanted))
@@ -48,7 +47,7 @@ def chosen(runs: Sequence[Run], wanted: Mapping[str, str]) -> list[Run]:
 
 
 def _words(run: Run) -> dict[str, str]:
-    config = {key.removesuffix(f".{TARGET}"): word(value, key.endswith(TARGET)) for key, value in run.config.items()}
+    config = {key.removesuffix(f".{TARGET}"): word(value, key) for key, value in run.config.items()}
     return {**config, **run.choices, "seed": str(run.seed)}
 
 

@@ -46,7 +46,9 @@ def refuse_unlike(runs: Sequence[Run], name: str) -> None:
 
 def refuse_unlike_losses(runs: Sequence[Run], metrics: Sequence[str]) -> None:
     """Raise UserError where losses are compared that are defined differently."""
-    kinds = _by(runs, lambda run: " ".join(f"{k}={word(v)}" for k, v in sorted(run.config.items()) if _shapes_loss(k)))
+    kinds = _by(
+        runs, lambda run: " ".join(f"{k}={word(v, k)}" for k, v in sorted(run.config.items()) if _shapes_loss(k))
+    )
     if "loss" in metrics and len(kinds) > 1:
         raise UserError(
             f"metric=loss: the runs measure their loss differently ({_counted(kinds)}); compare another metric"

@@ -7,7 +7,7 @@ from typing import Any
 
 from tl_lightning.errors import UserError
 from tl_lightning.studies.reading import Run
-from tl_lightning.studies.spelling import word
+from tl_lightning.studies.spelling import TARGET, word
 from tl_lightning.values import nearest
 
 SCALARS = ("seed", "output_dir", "resume", "hydra", "defaults", "logger")  # what a result does not hang on
@@ -23,7 +23,6 @@ BESIDE = frozenset(  # nor on these
         "trainer.profiler",
     }
 )
-TARGET = "_target_"
 NAME = "name"
 View = dict[str, str]
 
@@ -92,7 +91,7 @@ def _views(runs: Sequence[Run]) -> list[View]:
             if top not in view and top in known and top not in SCALARS:
                 view[top] = run.choices[top]
             if _matters(key, value, bool(same_data)):
-                said = word(value, is_target=key.endswith(TARGET))
+                said = word(value, key)
                 view[key.removesuffix(f".{TARGET}")] = _for_any_seed(said, run.seed)
         views.append({**view, **{g: run.choices[g] for g in known if g not in SCALARS}})
     return views

@@ -120,7 +120,7 @@ def _read(folder: Path, stamp: list[int]) -> Row:
     except UserError as fault:
         return Row(stamp, UNREADABLE, error=_short(_without(folder, str(fault))))
     pairs = (word.lstrip("+~").partition("=") for word in record.get("overrides") or [])
-    typed = {key: spelled(value) for key, _, value in pairs}
+    typed = {key: spelled(value, key) for key, _, value in pairs}
     chosen = {key: str(name) for key, name in (record.get("choices") or {}).items() if name is not None}
     moment = instant(record.get("started"))
     return Row(

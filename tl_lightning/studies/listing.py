@@ -103,7 +103,7 @@ def _started(row: Row) -> float:
 def _wanted(row: Row, options: Mapping[str, Any]) -> bool:
     words = {**row.words, "status": row.status}
     asked = {key: value for key, value in options.items() if value and key not in set(OPTIONS) - {"status"}}
-    return all(matches(words.get(key, ""), value) for key, value in asked.items())
+    return all(matches(words.get(key, ""), value, key) for key, value in asked.items())
 
 
 def _metric(sort: str) -> str:

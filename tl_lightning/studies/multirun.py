@@ -106,7 +106,7 @@ def _same_study(config: DictConfig) -> Path | None:
 def _words(typed: Any) -> list[str]:
     """What makes a study, each value as it is meant: ``[0.8,1.0]`` is ``[0.8,1]``."""
     pairs = (word.partition("=") for word in typed if not word.lstrip("+").startswith(SAME))
-    return sorted(redacted_word(f"{key}{equals}{spelled(value)}") for key, equals, value in pairs)
+    return sorted(redacted_word(f"{key}{equals}{spelled(value, key)}") for key, equals, value in pairs)
 
 
 def refused(study: Path, folder: Path) -> None:

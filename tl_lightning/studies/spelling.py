@@ -5,19 +5,21 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
+from tl_lightning.identity import is_share
 from tl_lightning.run_files import Bound, is_number, parsed
 
+TARGET = "_target_"
 TYPED_BOUND = Bound(64 * 1024, depth=16, items=10_000)  # one word of a command
 BRACKETS, SIGNS = ("[", "{"), ("-", "+", ".")
 CONSTANTS = {"true": "true", "false": "false", "null": "null", "none": "null"}
 WHOLE = 1e15  # up to here whole numbers are written without an exponent
 
 
-def word(value: Any, is_target: bool = False) -> str:
-    """A value of a configuration as it is typed, one word for one value; of a target its last part."""
+def word(value: Any, key: str = "") -> str:
+    """The value at a dotted key as it is typed, one word for one value; of a target its last part."""
     if isinstance(value, str):
-        return value.rpartition(".")[2] if is_target else value
-    return _plain(value).replace('"', "")
+        return value.rpartition(".")[2] if key.endswith(TARGET) else value
+    return repr(value) if is_share(key) and is_number(value) else _plain(value).replace('"', "")
 
 
 def _plain(value: Any) -> str:
@@ -38,7 +40,7 @@ def _number(value: float) -> str:
     return short if float(short) == value else repr(value)
 
 
-def spelled(typed: str) -> str:
+def spelled(typed: str, key: str = "") -> str:
     """What was typed for a value as the word that its value has: ``1e-3`` is 0.001, ``[0.8,1.0]`` is [0.8, 1]."""
     if typed.lower() in CONSTANTS:
         return CONSTANTS[typed.lower()]
@@ -49,4 +51,4 @@ def spelled(typed: str) -> str:
         value = parsed(typed, TYPED_BOUND)
     except ValueError:
         return typed
-    return word(value) if begins in BRACKETS or is_number(value) else typed
+    return word(value, key) if begins in BRACKETS or is_number(value) else typed
