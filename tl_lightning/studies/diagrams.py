@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tl_lightning.studies.drawing import legend, look, new_figure
+from tl_lightning.studies.drawing import legend, log_scale, look, new_figure
 from tl_lightning.studies.folding import folded
 from tl_lightning.studies.outcomes import Array
 from tl_lightning.studies.ranking import Ranking
@@ -44,7 +44,7 @@ def _scale(axes: Axes, xs: Sequence[float]) -> None:
     """A logarithmic axis for what spans a decade, its ticks at the values."""
     if min(xs) <= 0 or max(xs) / min(xs) < 10:
         return
-    axes.set_xscale("log")
+    log_scale(axes)
     ticks = sorted(set(xs))
     if len(ticks) <= 10:
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
@@ -75,7 +75,8 @@ def cost(one: TestSet, metric: str) -> Figure | None:
     for axes, (name, points) in zip(all_axes, known.items(), strict=True):
         _scatter(axes, points, fronts[name], looks)
         costs = [x for x, _ in points.values()]
-        axes.set_xscale("log" if max(costs) > 3 * min(costs) > 0 else "linear")
+        if max(costs) > 3 * min(costs) > 0:
+            log_scale(axes)
         axes.set_xlabel(name)
         axes.set_ylabel(f"test {metric}")
     legend(figure, all_axes[0], len(looks))

@@ -9,8 +9,11 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter
 
 from tl_lightning.files import aside
 from tl_lightning.shown import shown
@@ -74,18 +77,31 @@ def legend(figure: Figure, axes: Axes, labels: int) -> None:
         figure.legend(handles, names, loc="outside lower center", ncols=columns)
 
 
+def log_scale(axes: Axes) -> None:
+    """A logarithmic axis; its own labels would be formulas, and here a $ is a letter."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(LogFormatter())
+    axes.xaxis.set_minor_formatter(LogFormatter())
+
+
+def _written(figure: Figure) -> Iterator[Text]:
+    """All texts but the labels of ticks, which are made anew when drawn (see folded) and otherwise once looked for."""
+    for holder in (figure, *figure.axes):
+        for child in holder.get_children():
+            if isinstance(child, Text):
+                yield child
+            elif isinstance(child, Legend):
+                yield from child.get_texts()
+            elif isinstance(child, Axis):
+                yield child.label
+
+
 def save(figure: Figure, path: Path, pdf: bool = False) -> tuple[list[str], str]:
     """Write ``path``.svg, and ``path``.pdf if asked (it takes as long again); gives their names and a data URI."""
     for text in figure.findobj(Text):  # labels of ticks are made anew when drawn: see folded
         text.set_text(shown(text.get_text()))
     buffer = io.BytesIO()
-    try:
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    except ValueError:  # a label of a run with $ in it that is no formula
-        for text in figure.findobj(Text):
-            text.set_parse_math(False)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg, names = buffer.getvalue(), [f"{path.name}.svg"]
     with aside(path.with_name(names[0])) as beside:
         beside.write_bytes(svg)
