@@ -32,7 +32,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         return what.done()
 
     monkeypatch.setattr(patience, "_ended", ended)
-    monkeypatch.setattr(patience.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     clock_of[0] = clock
     return waited
 
@@ -81,8 +81,13 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StandIn]
     wandb.teardown()
 
 
+def _hang(server: StandIn) -> bool:
+    server.status = 0
+    return True
+
+
 def _inspect(folder: Path) -> str:
-    file = max(folder.rglob("*.wandb"), key=lambda path: path.stat().st_mtime)  # a start given up has one of its own
+    (file,) = folder.glob("*.wandb")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
@@ -120,7 +125,7 @@ def test_a_server_that_hangs_costs_a_run_less_than_ten_seconds_and_no_curve(
     if when == "before the start":
         server.status = 0
     elif when == "in the start":
-        monkeypatch.setattr(wandb_run, "reachable", lambda: setattr(server, "status", 0) or True)
+        monkeypatch.setattr(wandb_run, "reachable", lambda: _hang(server))
     _, logger = tracking.wandb(tmp_path, "a", "g", [], {"seed": 3})
     assert isinstance(logger, wandb_run.InBackground)
     if when == "after the start":
@@ -140,7 +145,7 @@ def test_a_server_that_hangs_costs_a_run_less_than_ten_seconds_and_no_curve(
     assert len(offline_runs(tmp_path)) == 1
     kept = [json.dumps("g"), "0.25", "1.25", "2.25"]
     end = time.monotonic() + 60  # its service, with which the run has parted, writes on
-    while not all(value in (text := _inspect(tmp_path)) for value in kept):
+    while not all(value in (text := _inspect(Path(facts["folder"]))) for value in kept):
         assert time.monotonic() < end, text
 
 

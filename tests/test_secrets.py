@@ -286,8 +286,8 @@ def test_a_multirun_writes_prints_and_sends_no_typed_password(
         *("--multirun", *DIGITS, "data._target_=mine.Mine", "seed=0,1"),
         *("++data.password=canary pw", "logger=wandb", "trainer=cpu", "trainer.max_epochs=1"),
     ]
-    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
-    done = command_line(*words, env={"TL_LIGHTNING_ALLOW": "mine", "WANDB_MODE": "offline", "PYTHONPATH": path})
+    paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = command_line(*words, env={"TL_LIGHTNING_ALLOW": "mine", "WANDB_MODE": "offline", "PYTHONPATH": paths})
     assert "canary" not in done.stdout + done.stderr
     for path in tmp_path.rglob("outputs/**/*"):
         assert not path.is_file() or b"canary" not in path.read_bytes(), path

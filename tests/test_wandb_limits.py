@@ -50,7 +50,7 @@ def test_what_is_cut_stays_unique_and_the_same() -> None:
 @settings(deadline=None)
 def test_any_tags_pass_the_check_of_the_client(words: list[str]) -> None:
     found = tags(words)
-    wandb.Settings(run_tags=found, run_name=fitting("".join(words)) or None, run_group=fitting("".join(words)))
+    wandb.Settings(run_tags=tuple(found), run_name=fitting("".join(words)) or None, run_group=fitting("".join(words)))
     json.dumps(found).encode()
     assert len(set(found)) == len(found)
 

@@ -33,14 +33,19 @@ class Patience:
         """
         end = time.monotonic() + longest
         while not _ended(what, LOOK_S):
-            looked = time.monotonic()
-            if looked > end:
+            if time.monotonic() > end:
                 return False
-            if asks() and not self._answers(max(SHORTEST_S, self.left - LOOK_S)):
-                self.left -= LOOK_S + time.monotonic() - looked
-                if self.left <= 0:
-                    return _ended(what, 0)
+            if asks() and not self.answered(LOOK_S) and self.left <= 0:
+                return _ended(what, 0)
         return True
+
+    def answered(self, waited: float = 0.0) -> bool:
+        """Ask the server whether it is there; where it is not, this counts, and the seconds waited before."""
+        start = time.monotonic()
+        there = self._answers(max(SHORTEST_S, self.left - waited))
+        if not there:
+            self.left -= waited + time.monotonic() - start
+        return there
 
 
 def nobody() -> bool:

@@ -30,7 +30,7 @@ def log_test(
         pictures: where the model saw images, gives those of some ids, each (height, width, 3) uint8.
     """
     for logger in loggers:
-        if isinstance(logger, InBackground):
+        if isinstance(logger, InBackground) and logger.there():
             logger.use(lambda inner: _log_test(inner.experiment, predictions, texts, classes, pictures))
 
 

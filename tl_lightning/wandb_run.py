@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from tl_lightning.errors import first_line
 from tl_lightning.patience import Patience, in_background, nobody
 from tl_lightning.redact import redacted_word
-from tl_lightning.wandb_key import answers
+from tl_lightning.wandb_key import answers, server
 from tl_lightning.wandb_key import reachable as reachable
 from tl_lightning.wandb_limits import artifact_name, fitting
 
@@ -109,13 +109,15 @@ class Start:
         return wandb.init(**self.what, dir=self.folder, mode=mode, resume="allow", settings=settings)  # type: ignore[arg-type]
 
 
-def leave_service() -> None:
+def leave_service(exit_code: int = 0) -> None:
     """Part with W&B's service process, which may wait for its server as long as it likes; a new run gets a new one."""
     import wandb
 
     with PARTING:
         if SERVICE in os.environ:
-            parted = in_background(wandb.teardown)  # ends with the process; takes its name away first
+            parted = in_background(
+                partial(wandb.teardown, exit_code)
+            )  # ends with the process; takes its name away first
             end = time.monotonic() + LOCAL_S
             while SERVICE in os.environ and not parted.done() and time.monotonic() < end:
                 time.sleep(0.01)
@@ -191,6 +193,13 @@ class InBackground(Logger):
             told = f"{type(fault).__name__}: {first_line(fault)}"
             log.warning("Weights & Biases has failed (%s): the run goes on without; metrics.csv has the curves.", told)
 
+    def there(self) -> bool:
+        """Whether what asks the server may be done: the run is offline, or the server answers in time."""
+        if self._failed or self.inner.experiment.offline or self.patience.answered():
+            return True
+        log.warning("%s does not answer: the tables of the test are not on Weights & Biases", server())
+        return False
+
     def facts(self) -> dict[str, Any]:
         """Id, address (None offline) and folder of the run, for the record; no folder where W&B has failed."""
         found: dict[str, Any] = {**self.known, "url": None, "folder": None}
@@ -264,14 +273,13 @@ def finish(failed: bool = False) -> None:
     module = sys.modules.get("wandb")
     if module is None or module.run is None:
         return
-    run, mark = module.run, left_mark(module.run)
-    ended = in_background(partial(module.finish, exit_code=int(failed)))
-    if not patience.wait(ended, FINISH_S + LOCAL_S, asks=lambda: not run.offline):
-        leave_service()  # what it has of the run is on this machine's disk
-        patience.wait(ended, LOCAL_S, asks=nobody)
-        log.warning("Weights & Biases does not answer: tl-lightning sync sends what is left of this run")
+    if not module.run.offline and not patience.answered():
+        log.warning("%s does not answer: tl-lightning sync sends what is left of this run", server())
+        leave_service(int(failed))  # ends the run on this machine's disk
+        patience.wait(in_background(module.finish), LOCAL_S, nobody)  # and here
         return
-    _tell_end(ended, mark)
+    mark = left_mark(module.run)
+    _tell_end(in_background(partial(module.finish, exit_code=int(failed))), mark)
 
 
 def _tell_end(ended: Future[None], mark: Path) -> None:
