@@ -1,6 +1,7 @@
 """Make the parts of a run from its configuration: wiring in plain Python."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ class Light:
     schedule: Any
     objective: Objective
     data: Any | None  # None where it cannot be made without the backbone
+    seconds: float  # that it took
 
 
 @dataclass
@@ -84,16 +86,16 @@ def light(config: Mapping[str, Any]) -> Light:
         UserError: a package is not installed, the optimizer refuses its words, or something is wrong with the data;
             lists all that is wrong with them.
     """
+    start = time.monotonic()
     strategy, objective = make(config["strategy"]), make(config["objective"])
     optimizer, schedule = make(config["optimizer"]), make(config["schedule"])
     _try_step(optimizer, schedule)
     _require(config["backbone"])
-    node = make(config["data"])
-    if not hasattr(node.func, "look"):  # a user's own
-        return Light(strategy, optimizer, schedule, objective, None)
-    data = node(preprocessor=None, target=objective.target, seed=config["seed"])
-    data.look()
-    return Light(strategy, optimizer, schedule, objective, data)
+    node, data = make(config["data"]), None
+    if hasattr(node.func, "look"):  # else a user's own
+        data = node(preprocessor=None, target=objective.target, seed=config["seed"])
+        data.look()
+    return Light(strategy, optimizer, schedule, objective, data, time.monotonic() - start)
 
 
 def _require(backbone: Mapping[str, Any]) -> None:

@@ -118,6 +118,7 @@ def _run(
     record = Record(place.folder, known, resumed=place.resumed, writes=tracking.first_rank())
     if record.writes:
         write_config(place.folder, config)
+    record.add_duration("look", made.seconds)
     record.add()
     precision = record.content.get("precision")  # a run that goes on elsewhere goes on as it began
     try:

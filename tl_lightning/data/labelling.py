@@ -30,8 +30,11 @@ class Seen:
 
     def note(self, label: Label, row: int) -> None:
         """Adds the labels of a row alone."""
-        for one in [label] if isinstance(label, str) else label if isinstance(label, list) else []:
-            self.first_rows.setdefault(one, row + 1)
+        if isinstance(label, str):  # on the way of every row
+            self.first_rows.setdefault(label, row + 1)
+        elif isinstance(label, list):
+            for one in label:
+                self.first_rows.setdefault(one, row + 1)
 
     def of(self, store: Store) -> None:
         """As a store has it."""
