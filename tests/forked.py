@@ -13,6 +13,7 @@ collectives     null, or the file that takes what it asks of the others (tests/c
 goes_on         whether a run that is interrupted goes on in the same process, until it has ended.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -29,6 +30,8 @@ from tests import collectives, dying
 from tl_lightning import bootstrap
 from tl_lightning.errors import UserError
 from tl_lightning.interrupt import Interrupted
+
+LATE = ("pandas", "peft", "sklearn.datasets", "wandb")  # what a run imports on its way, some of them for seconds
 
 
 def _child(asked: dict[str, Any]) -> None:
@@ -94,6 +97,8 @@ def _ended(pid: int, timer: threading.Timer | None) -> int:
 
 
 def main() -> None:
+    for name in LATE:
+        importlib.import_module(name)
     bootstrap.FEWEST = bootstrap.RESAMPLES = 5
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

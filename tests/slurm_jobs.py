@@ -13,5 +13,5 @@ def two_task_words(tiny: Callable[[str], Path], folder: Path) -> list[str]:
     return [
         *("backbone=hf_text", f"backbone.name={tiny('bert')}", "data=text_files", f"data.train={folder / 'all.csv'}"),
         *("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", f"trainer.max_epochs={EPOCHS}"),
-        *("trainer.enable_progress_bar=false", "data.batch_size=4", "logger=csv", "name=mini"),
+        *("data.batch_size=4", "logger=csv", "name=mini"),
     ]

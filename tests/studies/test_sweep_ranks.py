@@ -132,7 +132,8 @@ def two(words: list[str], tiny: Callable[[str], Path], tmp_path: Path) -> list[s
     config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (folder / "config.json").write_text(json.dumps(config))
     kept = [word for word in words if not word.startswith(("trainer=", "backbone.name=", "data.batch_size="))]
-    return [*kept, f"backbone.name={folder}", "trainer=ddp", "trainer.accelerator=cpu", "head.dropout=0"]
+    default = "trainer.enable_progress_bar=true"
+    return [*kept, f"backbone.name={folder}", "trainer=ddp", "trainer.accelerator=cpu", "head.dropout=0", default]
 
 
 def _command(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
