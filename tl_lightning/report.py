@@ -27,13 +27,13 @@ def number(value: float | None) -> str:
 
 
 def result_table(metrics: Mapping[str, float], intervals: Mapping[str, Sequence[float]], samples: int) -> str:
-    """Test metrics with their bootstrap intervals, and the validation metric beside each."""
+    """Test metrics with their intervals over test samples, and the validation metric beside each."""
     rows = [("", "test", "95% interval", "val (best)")]
     for name, value in metrics.items():
         stage, _, short = name.partition("/")
         if stage == "test":
             rows.append((short, number(value), interval(intervals.get(name)), number(metrics.get(f"val/{short}"))))
-    return f"{aligned(rows)}\n(intervals: bootstrap over the {samples} test samples, one seed)"
+    return f"{aligned(rows)}\n(intervals: over the {samples} test samples, one seed)"
 
 
 def farewell(folder: Path, wandb: Mapping[str, Any] | None) -> str:

@@ -1,7 +1,8 @@
 """Does `compare` keep its promises?  Simulated studies with a known truth.
 
-    python experiments/comparison_validity/simulate.py                  # 2,000 studies a setting: about an hour
+    python experiments/comparison_validity/simulate.py                  # 2,000 studies a setting: about half an hour
     python experiments/comparison_validity/simulate.py --studies 200    # a look
+    python experiments/comparison_validity/simulate.py --tables         # those of the README, from results.json
 
 Each study has two groups of S seeds tested on the same N examples.  An example is answered rightly where
 
@@ -13,9 +14,11 @@ all of a run's answers (bias: towards one class).  Three in ten examples are pos
 
 import argparse
 import json
+import platform
+import subprocess
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,17 +26,18 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr, stdtr
 
+from tl_lightning.example_interval import imbalance
+from tl_lightning.metric_scales import Bounds, scale_of
 from tl_lightning.record import write_json
 from tl_lightning.studies.levels import half_widths
 from tl_lightning.studies.outcomes import Array, Outcomes
 from tl_lightning.studies.resampling import draws
 from tl_lightning.studies.scoring import SCORERS, Weighted
-from tl_lightning.studies.spread import Arm, contrasts, sources
+from tl_lightning.studies.spread import Arm, Contrast, contrasts, example_interval, seed_interval, sources
 
 RESULTS = Path(__file__).with_name("results.json")
 METRICS = ("accuracy", "f1")
 POSITIVE = 0.3
-MARGIN, EFFECT = 1.5, 0.25
 RESAMPLES = 300
 TRUTH_DRAWS = 400_000
 ALPHA = 0.05
@@ -41,33 +45,58 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Setting:
-    """One kind of study; the deviations are in units of the noise."""
+    """One kind of study; the deviations are in units of the noise.  With the effect one margin is so much larger."""
 
     seeds: int
     examples: int
     seed_sd: float
     difficulty_sd: float = 1.0
     taste_sd: float = 0.5
+    margin: float = 1.5
+    effect: float = 0.25
 
 
 def settings() -> list[Setting]:
-    """The grid, four corners (hardly and strongly correlated runs, no taste and much of it), and two seeds."""
+    """Ordinary ones: a grid, four corners (hardly and strongly correlated runs, no taste and much of it), two seeds."""
     grid = [Setting(*cell) for cell in product((3, 5, 10), (200, 1000), (0.0, 0.1, 0.3))]
     corners = [(0.0, 0.0), (2.0, 0.0), (0.0, 1.0), (2.0, 1.0)]
     return [*grid, *(Setting(3, 1000, 0.1, *corner) for corner in corners), Setting(2, 1000, 0.1)]
 
 
-def study(setting: Setting, margins: tuple[float, float], chance: np.random.Generator) -> list[list[Outcomes]]:
-    """The outcomes of both groups, a list of seeds each."""
+def extremes() -> list[Setting]:
+    """Few examples, and accuracies near 1 (0.95, 0.99 and 0.999), with two to ten seeds."""
+    few = [Setting(seeds, examples, 0.1, effect=0.75) for seeds, examples in product((2, 3, 10), (5, 20))]
+    near = ((2.5, 0.75), (3.5, 1.0), (4.63, 1.0))
+    shapes = [(2, 50), (3, 50), (10, 50), (5, 200), (2, 1000), (3, 1000), (10, 1000)]
+    return few + [Setting(*shape, 0.1, margin=m, effect=e) for (m, e), shape in product(near, shapes)]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The outcomes of a group's seeds, and the true values that its intervals are for.
+
+    ``of_examples``: by metric, what is expected of each seed on endlessly many examples, (S,).
+    ``of_seeds``: the accuracy that is expected of a new seed on these examples.
+    """
+
+    runs: list[Outcomes]
+    of_examples: dict[str, Array]
+    of_seeds: float
+
+
+def study(setting: Setting, margins: tuple[float, float], chance: np.random.Generator) -> list[Group]:
+    """Both groups of one study."""
     s, n = setting, setting.examples
     target = (chance.random(n) < POSITIVE).astype(int)
     shared = chance.normal(0, s.difficulty_sd, n)
     groups = []
     for margin in margins:
-        z = margin + shared + chance.normal(0, s.taste_sd, n) + chance.normal(0, 1, (s.seeds, n))
+        certain = margin + shared + chance.normal(0, s.taste_sd, n)
         skill, bias = chance.normal(0, s.seed_sd, (2, s.seeds, 1))
-        right = z + skill + bias * (2 * target - 1) > 0
-        groups.append([_outcomes(target, np.where(row, target, 1 - target)) for row in right])
+        right = certain + chance.normal(0, 1, (s.seeds, n)) + skill + bias * (2 * target - 1) > 0
+        runs = [_outcomes(target, np.where(row, target, 1 - target)) for row in right]
+        of_seeds = float(ndtr(certain / np.sqrt(1 + 2 * s.seed_sd**2)).mean())
+        groups.append(Group(runs, expected(s, margin, skill[:, 0], bias[:, 0]), of_seeds))
     return groups
 
 
@@ -75,87 +104,189 @@ def _outcomes(target: Array, predicted: Array) -> Outcomes:
     return Outcomes(Path(), "class", ("no", "yes"), np.arange(len(target)), target, predicted, np.zeros(len(target)))
 
 
-def truth(setting: Setting, margin: float, metric: str) -> float:
-    """The metric that is expected of a new seed on endlessly many examples."""
-    chance = np.random.default_rng(0)
+def expected(setting: Setting, margin: float, skill: Array, bias: Array) -> dict[str, Array]:
+    """Metrics of seeds on endlessly many examples, by their skill and bias (S,)."""
     scale = np.sqrt(1 + setting.difficulty_sd**2 + setting.taste_sd**2)
-    skill, bias = chance.normal(0, setting.seed_sd, (2, TRUTH_DRAWS))
     yes, no = ndtr((margin + skill + bias) / scale), ndtr((margin + skill - bias) / scale)
     tp, tn = POSITIVE * yes, (1 - POSITIVE) * no
     fn, fp = POSITIVE - tp, 1 - POSITIVE - tn
-    by_metric = {"accuracy": tp + tn, "f1": tp / (2 * tp + fp + fn) + tn / (2 * tn + fp + fn)}
-    return float(by_metric[metric].mean())
+    return {"accuracy": tp + tn, "f1": tp / (2 * tp + fp + fn) + tn / (2 * tn + fp + fn)}
 
 
-def arms(groups: list[list[Outcomes]], metric: str, weights: list[Array]) -> list[Arm]:
-    """The repetitions of both groups."""
+def truth(setting: Setting, margin: float) -> dict[str, float]:
+    """Metrics that are expected of a new seed on endlessly many examples."""
+    skill, bias = np.random.default_rng(0).normal(0, setting.seed_sd, (2, TRUTH_DRAWS))
+    return {metric: float(values.mean()) for metric, values in expected(setting, margin, skill, bias).items()}
+
+
+def arm(group: Group, metric: str, weights: Sequence[Array]) -> Arm:
+    """The repetitions of a group, on all examples and in each resample."""
     scorer = SCORERS["class"][metric]
-    values, drawn = (np.array([[scorer(Weighted(run, w)) for run in group] for group in groups]) for w in weights)
-    return [Arm(value[:, 0], many) for value, many in zip(values, drawn, strict=True)]
+    values, drawn = (np.array([scorer(Weighted(run, w)) for run in group.runs]) for w in weights)
+    return Arm(values[:, 0], drawn)
 
 
-def tests(one: Arm, other: Arm, examples: int, true: float) -> dict[str, bool]:
+def holds(interval: Bounds | None, true: float) -> float:
+    """Whether an interval holds the truth; NaN where there is none."""
+    return float("nan") if interval is None else float(interval[0] <= true <= interval[1])
+
+
+def tests(differences: Arm, paired: Contrast, unpaired: Contrast, examples: int, true: float) -> dict[str, float]:
     """Whether each way to test rejects, and whether the intervals hold the true difference."""
-    differences = one.minus(other)
-    paired, unpaired = contrasts([[differences]], examples) + contrasts([[one, other.negative()]], examples)
     parts, degrees = sources([differences], examples)
     cochran, satterthwaite = half_widths(np.array(parts), np.array(degrees), ALPHA)
     d, seeds = abs(differences.mean), len(differences.values)
     drawn = float(differences.draws.mean(axis=0).std(ddof=1))
-    over_seeds = 2 * stdtr(seeds - 1, -d / max(np.sqrt(differences.seed_variance), 1e-12))
-    return {
+    over_seeds = 2 * stdtr(seeds - 1, -d / max(np.sqrt(differences.seed_variance()), 1e-12))
+    found = {
         "compare": paired.p < ALPHA,
-        "covers": paired.interval[0] <= true <= paired.interval[1],
+        "covers": holds(paired.interval, true),
         "unpaired": unpaired.p < ALPHA,
-        "unpaired_covers": unpaired.interval[0] <= true <= unpaired.interval[1],
-        "cochran": bool(d > cochran),
-        "satterthwaite": bool(d > satterthwaite),
-        "t_over_seeds": bool(over_seeds < ALPHA),
-        "bootstrap_over_examples": bool(d > 1.96 * drawn),
+        "unpaired_covers": holds(unpaired.interval, true),
+        "cochran": d > cochran,
+        "satterthwaite": d > satterthwaite,
+        "t_over_seeds": over_seeds < ALPHA,
+        "bootstrap_over_examples": d > 1.96 * drawn,
+    }
+    return {name: float(value) for name, value in found.items()}
+
+
+def means(one: Arm, group: Group, metric: str) -> dict[str, float]:
+    """Whether the intervals of a group's mean and of its first run hold the truth; beside them the percentile bootstrap."""
+    scale, first = scale_of(metric), Arm(one.values[:1], one.draws[:1])
+    n, true = len(group.runs[0]), group.of_examples[metric]
+    uneven = imbalance(group.runs[0].class_counts, n)
+    over_seeds, over_examples = seed_interval(one, scale, n), example_interval(one, scale, n, uneven)
+    of_run = example_interval(first, scale, n, uneven)
+    plain = np.quantile(first.draws[0], [ALPHA / 2, 1 - ALPHA / 2])
+    return {
+        "seeds_hold": holds(over_seeds, group.of_seeds) if metric == "accuracy" else float("nan"),
+        "examples_hold": holds(over_examples, float(true.mean())),
+        "run_holds": holds(of_run, float(true[0])),
+        "percentiles_of_run_hold": holds((plain[0], plain[1]), float(true[0])),
     }
 
 
 def simulate(setting: Setting, effect: float, studies: int, seed: int = 0) -> dict[str, dict[str, float]]:
-    """By metric: the share of studies in which each test rejects, and in which the interval covers the truth."""
-    chance = np.random.default_rng([seed, *(round(1000 * value) for value in (*asdict(setting).values(), effect))])
-    margins = (MARGIN + effect, MARGIN)
-    true = {m: truth(setting, margins[0], m) - truth(setting, margins[1], m) for m in METRICS}
+    """By metric: the share of studies in which each test rejects, and in which each interval holds the truth."""
+    values = (*asdict(replace(setting, effect=effect)).values(),)
+    chance = np.random.default_rng([seed, *(round(1000 * value) for value in values)])
+    margins = (setting.margin + effect, setting.margin)
+    true = [truth(setting, margin) for margin in margins]
     weights = [np.ones((1, setting.examples)), np.concatenate(list(draws(setting.examples, RESAMPLES)))]
-    found: dict[str, list[dict[str, bool]]] = {metric: [] for metric in METRICS}
+    both: dict[str, list[tuple[Arm, Arm]]] = {metric: [] for metric in METRICS}
+    held: dict[str, list[dict[str, float]]] = {metric: [] for metric in METRICS}
     for _ in range(studies):
         groups = study(setting, margins, chance)
         for metric in METRICS:
-            one, other = arms(groups, metric, weights)
-            found[metric].append(tests(one, other, setting.examples, true[metric]))
+            one, other = (arm(group, metric, weights) for group in groups)
+            both[metric].append((one, other))
+            held[metric].append(means(other, groups[1], metric))
+    found = {}
+    for metric in METRICS:
+        apart = true[0][metric] - true[1][metric]
+        rows = [a | b for a, b in zip(compared(both[metric], metric, setting, apart), held[metric], strict=True)]
+        found[metric] = {"true_value": true[1][metric], "true_difference": apart, **_shares(rows)}
+    return found
+
+
+def compared(both: Sequence[tuple[Arm, Arm]], metric: str, setting: Setting, true: float) -> Iterator[dict[str, float]]:
+    """The tests of each study; all are compared at once, which is fast."""
+    n, scale = setting.examples, scale_of(metric)
+    differences = [one.minus(other) for one, other in both]
+    paired = contrasts([[difference] for difference in differences], n, scale)
+    unpaired = contrasts([[one, other.negative()] for one, other in both], n, scale)
+    for difference, a, b in zip(differences, paired, unpaired, strict=True):
+        yield tests(difference, a, b, n, true)
+
+
+def _shares(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Means over those studies that have an interval."""
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return {
-        metric: {"true_difference": true[metric], **{k: float(np.mean([r[k] for r in rows])) for k in rows[0]}}
-        for metric, rows in found.items()
+        name: float(column[~np.isnan(column)].mean()) for name, column in columns.items() if not np.isnan(column).all()
     }
 
 
 def cells(studies: int) -> Iterator[dict[str, Any]]:
     """One row for each setting, effect and metric."""
-    for setting in settings():
-        for effect in (0.0, EFFECT):
-            start = time.time()
-            for metric, shares in simulate(setting, effect, studies).items():
-                yield {**asdict(setting), "effect": effect, "metric": metric, "studies": studies, **shares}
-            print(f"{setting} effect={effect}: {time.time() - start:.0f} s", flush=True)
+    for kind, listed in (("ordinary", settings()), ("extreme", extremes())):
+        for setting in listed:
+            for effect in (0.0, setting.effect):
+                start = time.time()
+                for metric, shares in simulate(setting, effect, studies).items():
+                    yield {"kind": kind, **asdict(setting), "effect": effect, "metric": metric, **shares}
+                print(f"{setting} effect={effect}: {time.time() - start:.0f} s", flush=True)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def pairs(rows: Sequence[dict[str, Any]], kind: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The rows of each setting and metric, without and with the effect."""
+    here = [row for row in rows if row["kind"] == kind]
+    return [(a, b) for a, b in zip(here, here[len(METRICS) :], strict=False) if b["effect"] and not a["effect"]]
+
+
+def _table(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heading, ["---:"] * len(heading), *lines))
+
+
+def _said(row: dict[str, Any], *names: str) -> list[str]:
+    return [f"{100 * row[name]:.1f}" if name in row else "" for name in names]
+
+
+OTHERS = ("cochran", "satterthwaite", "t_over_seeds", "bootstrap_over_examples")
+
+
+def ordinary_table(rows: Sequence[dict[str, Any]]) -> str:
     """A line for each setting and metric: in percent, level and coverage (under the null and the effect), and power."""
     heading = ["S", "N", "seed", "difficulty", "taste", "metric", "level", "coverage", "power", "level, unpaired",
                "Cochran", "Satterthwaite", "t over seeds", "bootstrap over examples"]  # fmt: skip
-    lines = [heading, ["---:"] * len(heading)]
-    for null, real in zip(rows, rows[len(METRICS) :], strict=False):
-        if null["effect"] or not real["effect"]:
-            continue
+    lines = []
+    for null, real in pairs(rows, "ordinary"):
         setting = [f"{null[k]:g}" for k in ("seeds", "examples", "seed_sd", "difficulty_sd", "taste_sd")]
-        others = ("unpaired", "cochran", "satterthwaite", "t_over_seeds", "bootstrap_over_examples")
-        shares = [null["compare"], real["covers"], real["compare"], *(null[k] for k in others)]
-        lines.append([*setting, null["metric"], *(f"{100 * share:.1f}" for share in shares)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        told = [*_said(null, "compare"), *_said(real, "covers", "compare"), *_said(null, "unpaired", *OTHERS)]
+        lines.append([*setting, null["metric"], *told])
+    return _table(heading, lines)
+
+
+def extreme_table(rows: Sequence[dict[str, Any]]) -> str:
+    """The same for few examples and values near 1."""
+    heading = ["S", "N", "metric", "value", "level", "coverage", "power", "level, unpaired", "t over seeds",
+               "bootstrap over examples"]  # fmt: skip
+    lines = []
+    for null, real in pairs(rows, "extreme"):
+        setting = [f"{null['seeds']}", f"{null['examples']}", null["metric"], f"{null['true_value']:.4f}"]
+        told = [*_said(null, "compare"), *_said(real, "covers", "compare"), *_said(null, "unpaired", *OTHERS[2:])]
+        lines.append([*setting, *told])
+    return _table(heading, lines)
+
+
+def means_table(rows: Sequence[dict[str, Any]]) -> str:
+    """The coverage of the intervals of a group's mean and of a single run, in percent."""
+    heading = ["S", "N", "seed", "metric", "value", "over seeds", "over test examples", "one run",
+               "one run, percentile bootstrap"]  # fmt: skip
+    lines = []
+    for null, _ in [*pairs(rows, "ordinary"), *pairs(rows, "extreme")]:
+        setting = [f"{null[k]:g}" for k in ("seeds", "examples", "seed_sd")]
+        told = _said(null, "seeds_hold", "examples_hold", "run_holds", "percentiles_of_run_hold")
+        lines.append([*setting, null["metric"], f"{null['true_value']:.4f}", *told])
+    return _table(heading, lines)
+
+
+def said_of(results: dict[str, Any]) -> str:
+    """When, how and with what the results were made, in a line."""
+    made = results["made"]
+    return (
+        f"{made['date']}, commit {made['commit']}, `{made['command']}`: {results['studies']:,} studies a line, Python"
+        f" {made['python']}, numpy {made['numpy']} on CPU, {made['minutes']} minutes."
+    )
+
+
+def _made(begun: float, command: str) -> dict[str, Any]:
+    commit = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=False,
+                            cwd=RESULTS.parent).stdout.strip()  # fmt: skip
+    versions = {"python": platform.python_version(), "numpy": np.__version__}
+    minutes = round((time.time() - begun) / 60)
+    return {"date": time.strftime("%Y-%m-%d"), "commit": commit, "command": command, "minutes": minutes, **versions}
 
 
 def main() -> None:
@@ -163,15 +294,20 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--studies", type=int, default=2000)
     parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--table", action="store_true", help="print the table of what is there, for the README")
+    parser.add_argument("--tables", action="store_true", help="print the tables of what is there, for the README")
     asked = parser.parse_args()
-    if asked.table:
-        print(table(json.loads(asked.output.read_text())))
+    if asked.tables:
+        results = json.loads(asked.output.read_text())
+        print(
+            *(of(results["rows"]) for of in (ordinary_table, extreme_table, means_table)), said_of(results), sep="\n\n"
+        )
         return
     rows: list[dict[str, Any]] = []
+    begun, more = time.time(), "" if asked.studies == parser.get_default("studies") else f" --studies {asked.studies}"
+    command = f"python experiments/comparison_validity/simulate.py{more}"
     for row in cells(asked.studies):
         rows.append(row)
-        write_json(asked.output, rows)
+        write_json(asked.output, {"studies": asked.studies, "made": _made(begun, command), "rows": rows})
         print(json.dumps(row), flush=True)
 
 

@@ -64,7 +64,7 @@ def compared(found: dict[bool, dict[int, Any]]) -> dict[str, Any]:
     pairs = np.stack([found[True][seed] - found[False][seed] for seed in seeds])  # (seeds, rows)
     chance, rows = np.random.default_rng(0), pairs.shape[1]
     draws = np.stack([pairs[:, chance.integers(0, rows, rows)].mean(1) for _ in range(RESAMPLES)], axis=1)
-    over_rows = list(example_interval(draws) or ())
+    over_rows = list(example_interval(Arm(pairs.mean(1), draws), examples=rows) or ())
     (both,) = contrasts([[Arm(pairs.mean(1), draws)]], rows)
     accuracy = {str(way).lower(): [float(found[way][seed].mean()) for seed in seeds] for way in (True, False)}
     difference = {"mean": both.difference, "over_rows": over_rows, "over_seeds_and_rows": list(both.interval)}

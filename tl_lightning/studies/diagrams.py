@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from tl_lightning.studies.drawing import legend, look, new_figure
 from tl_lightning.studies.outcomes import Array
 from tl_lightning.studies.ranking import Ranking
-from tl_lightning.studies.spread import seed_interval
 from tl_lightning.studies.study import TestSet
 from tl_lightning.values import LOWER_IS_BETTER
 
@@ -52,8 +51,9 @@ def _scale(axes: Axes, xs: Sequence[float]) -> None:
 def _line(axes: Axes, one: TestSet, metric: str, line: Sequence[tuple[float, str]], name: str, at: int) -> None:
     arms = [one.arms[metric][label] for _, label in line]
     means = np.array([arm.mean for arm in arms])
-    bounds = np.array([seed_interval(arm.values) or (arm.mean, arm.mean) for arm in arms])
-    below, above = means - bounds[:, 0], bounds[:, 1] - means
+    ends = [one.over_seeds(metric, label) for _, label in line]
+    bounds = np.array([found or (arm.mean, arm.mean) for found, arm in zip(ends, arms, strict=True)])
+    below, above = np.maximum([means - bounds[:, 0], bounds[:, 1] - means], 0)  # means of float32 may be 1.0000001
     xs = [x for x, _ in line]
     axes.errorbar(xs, means, yerr=[below, above], lw=1.6, ms=5, capsize=2, elinewidth=1, label=name, **look(at))
     for x, arm in zip(xs, arms, strict=True):

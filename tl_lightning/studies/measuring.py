@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tl_lightning.errors import UserError
+from tl_lightning.example_interval import imbalance
 from tl_lightning.studies.outcomes import Array, Outcomes, read_outcomes, same_examples
 from tl_lightning.studies.reading import Run
 from tl_lightning.studies.resampling import how_many, resampled
@@ -19,12 +20,16 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Measured:
-    """Metrics of R runs: values (R,), and values in B resamples of the N examples (R, B), or (R, 0)."""
+    """Metrics of R runs: values (R,), and values in B resamples of the N examples (R, B), or (R, 0).
+
+    ``imbalance`` is that of the classes, see ``example_interval``.
+    """
 
     examples: int
     place: dict[Path, int]
     values: dict[str, Array]
     draws: dict[str, Array]
+    imbalance: float = 1.0
 
     def arm(self, metric: str, runs: Sequence[Run]) -> Arm:
         """The repetitions ``runs``."""
@@ -54,13 +59,15 @@ def measured(runs: Sequence[Run], main: Sequence[str], notes: list[str]) -> Meas
     names = [name for name in first.metrics() if all(name in run.metrics() for run in kept)]
     found = {name: np.array([run.metrics()[name] for run in kept]) for name in names}
     draws = {name: np.empty((len(kept), 0)) for name in names}
+    uneven = 1.0
     examples = len(outcomes[first.folder]) if outcomes else int(first.fact("data", "rows", "test") or 0)
     if outcomes:
         count = how_many(examples, len(kept))
         listed = [outcomes[run.folder] for run in kept]
         drawn = [n for n in names if n in SCORERS[listed[0].kind] and (n not in SLOW or n in main)]
         draws |= resampled(drawn, listed, count)
-    return Measured(examples, {run.folder: at for at, run in enumerate(kept)}, found, draws)
+        uneven = imbalance(listed[0].class_counts, examples)
+    return Measured(examples, {run.folder: at for at, run in enumerate(kept)}, found, draws, uneven)
 
 
 def _outcomes(runs: Sequence[Run], notes: list[str]) -> dict[Path, Outcomes]:

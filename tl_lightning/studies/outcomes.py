@@ -36,6 +36,13 @@ class Outcomes:
     def __len__(self) -> int:
         return len(self.losses)
 
+    @property
+    def class_counts(self) -> Array:
+        """How often each class or label occurs, (C,); empty for numbers."""
+        if self.kind == "class":
+            return np.bincount(self.target, minlength=len(self.classes))
+        return np.asarray(self.target.sum(axis=0)) if self.kind == "labels" else np.empty(0)
+
     @cached_property
     def scores(self) -> Array:
         """Probabilities (N, C); read only where a metric asks for them."""

@@ -6,10 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tl_lightning.metric_scales import Bounds
 from tl_lightning.studies.drawing import GREY, LINE, ROW, folded, legend, look, new_figure
 from tl_lightning.studies.outcomes import Array
 from tl_lightning.studies.reading import curve
-from tl_lightning.studies.spread import Arm, Bounds, example_interval, seed_interval
+from tl_lightning.studies.spread import Arm
 from tl_lightning.studies.study import TestSet
 from tl_lightning.studies.verdicts import clear, gain, unit
 
@@ -21,18 +22,18 @@ def means(one: TestSet, metric: str) -> Figure:
     """Each group's mean, its seeds, and both intervals."""
     arms = dict(list(one.arms[metric].items())[:MOST_ROWS])
     figure, (axes,) = new_figure(0.95 + ROW * len(arms))
-    for row, arm in enumerate(arms.values()):
-        _mean_row(axes, row, arm)
+    both = [(one.over_seeds(metric, label), one.over_examples(metric, label)) for label in arms]
+    for row, (arm, (spread, drawn)) in enumerate(zip(arms.values(), both, strict=True)):
+        _mean_row(axes, row, arm, spread, drawn)
     handles = {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=len(handles))
-    axes.set_xlim(*_frame(list(arms.values())))
+    axes.set_xlim(*_frame(list(arms.values()), both))
     _rows(figure, axes, list(arms))
     axes.set_xlabel(f"test {metric}, n = {one.examples} examples")
     return figure
 
 
-def _mean_row(axes: Axes, row: int, arm: Arm) -> None:
-    drawn, spread = example_interval(arm.draws), seed_interval(arm.values)
+def _mean_row(axes: Axes, row: int, arm: Arm, spread: Bounds | None, drawn: Bounds | None) -> None:
     if drawn:
         axes.plot(drawn, [row, row], color="#b9d7ea", lw=7, solid_capstyle="butt", label="95% over test examples")
     if spread:
@@ -41,10 +42,10 @@ def _mean_row(axes: Axes, row: int, arm: Arm) -> None:
     axes.plot(arm.mean, row, "o", color="#0072B2", mec="white", ms=7, label="mean", zorder=4)
 
 
-def _frame(arms: Sequence[Arm]) -> Bounds:
+def _frame(arms: Sequence[Arm], intervals: Sequence[tuple[Bounds | None, Bounds | None]]) -> Bounds:
     """Room for seeds and intervals over examples; with two or three seeds a t-interval would dwarf all else."""
-    ends = [end for arm in arms for end in (*arm.values, *(example_interval(arm.draws) or ()))]
-    inside = [end for arm in arms for end in (seed_interval(arm.values) or ())]
+    ends = [end for arm, (_, drawn) in zip(arms, intervals, strict=True) for end in (*arm.values, *(drawn or ()))]
+    inside = [end for spread, _ in intervals for end in (spread or ())]
     low, high = min(ends), max(ends)
     room = max(high - low, 1e-3)
     low = max(min([low, *inside]), low - room / 2)

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from tl_lightning.errors import UserError
+from tl_lightning.metric_scales import Bounds, Scale, scale_of
 from tl_lightning.studies import comparable
 from tl_lightning.studies.choosing import chosen
 from tl_lightning.studies.finding import run_folders
@@ -14,7 +15,7 @@ from tl_lightning.studies.grouping import Group, Grouping, grouped
 from tl_lightning.studies.levels import holm
 from tl_lightning.studies.measuring import Measured, measured
 from tl_lightning.studies.reading import Run, read_runs
-from tl_lightning.studies.spread import Arm, Contrast, contrasts
+from tl_lightning.studies.spread import Arm, Contrast, contrasts, example_interval, seed_interval
 from tl_lightning.values import LOWER_IS_BETTER
 
 
@@ -45,6 +46,19 @@ class TestSet:
     def examples(self) -> int:
         """How many test examples there are."""
         return self.measured.examples
+
+    def scale(self, metric: str) -> Scale:
+        """What is known of a metric here."""
+        return scale_of(metric, self.measured.values[metric])
+
+    def over_seeds(self, metric: str, label: str) -> Bounds | None:
+        """The 95% interval of a group's mean over seeds."""
+        return seed_interval(self.arms[metric][label], self.scale(metric), self.examples)
+
+    def over_examples(self, metric: str, label: str) -> Bounds | None:
+        """The 95% interval over test examples of a group's mean."""
+        found = self.measured
+        return example_interval(self.arms[metric][label], self.scale(metric), found.examples, found.imbalance)
 
 
 @dataclass
@@ -129,7 +143,7 @@ def _ranked(metric: str, groups: dict[str, Group], found: Measured) -> dict[str,
 def _pairs(metric: str, one: TestSet) -> list[Pair]:
     labels = list(combinations(one.arms[metric], 2))
     arms = [_arms(metric, one, better, worse) for better, worse in labels]
-    found = contrasts(arms, one.examples)
+    found = contrasts(arms, one.examples, one.scale(metric))
     adjusted = holm([contrast.p for contrast in found])
     return [
         Pair(better, worse, contrast, p, len(pair) == 1)

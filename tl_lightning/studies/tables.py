@@ -2,16 +2,19 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tl_lightning.metric_scales import Bounds
 from tl_lightning.report import aligned
 from tl_lightning.studies.grouping import numeric
-from tl_lightning.studies.spread import Bounds, Contrast, example_interval, seed_interval
+from tl_lightning.studies.spread import Contrast
 from tl_lightning.studies.study import Study, TestSet
 from tl_lightning.studies.verdicts import clear, gain, p_word, unit
 
 Rows = list[list[str]]
+UNKNOWN = "unknown"
 LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
@@ -31,16 +34,16 @@ def group_rows(one: TestSet, metric: str) -> Rows:
                 str(len(arm.values)),
                 f"{arm.mean:.4f}",
                 "one seed" if few else f"{arm.values.std(ddof=1):.4f}",
-                "unknown" if few else bounds(seed_interval(arm.values)),
-                bounds(example_interval(arm.draws)),
+                bounds(one.over_seeds(metric, label)),
+                bounds(one.over_examples(metric, label)),
             ]
         )
     return rows
 
 
 def bounds(interval: Bounds | None) -> str:
-    """An interval, or nothing."""
-    return f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
+    """An interval in words."""
+    return f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else UNKNOWN
 
 
 def crossed_rows(one: TestSet, metric: str, keys: Sequence[str]) -> Rows:
@@ -55,7 +58,7 @@ def crossed_rows(one: TestSet, metric: str, keys: Sequence[str]) -> Rows:
     for label, arm in one.arms[metric].items():
         values = one.groups[label].values
         row = ", ".join(value for other, value in values.items() if other != key)
-        ends = seed_interval(arm.values)
+        ends = one.over_seeds(metric, label)
         cell = f"{arm.mean:.3f}" + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else "")
         cells.setdefault(row, {})[float(values[key])] = cell
     numbers = sorted({number for row in cells.values() for number in row})
@@ -72,7 +75,8 @@ def pair_rows(one: TestSet, metric: str) -> Rows:
         found, (by, low, high) = pair.contrast, gain(pair, metric)
         verdict = "one seed: no verdict" if found.one_seed else "better" if clear(pair) else needed(found)
         seeds = f"{found.seeds}" if pair.paired else f"{found.seeds}, unpaired"
-        amounts = [f"{by:.3g}", f"{low:.3g} to {high:.3g}"]
+        known = math.isfinite(low) and math.isfinite(high)
+        amounts = [f"{by:.3g}", f"{low:.3g} to {high:.3g}" if known else UNKNOWN]
         rows.append(
             [
                 pair.better,
@@ -154,7 +158,9 @@ def groups_csv(study: Study) -> str:
             for label, arm in arms.items():
                 values = [one.groups[label].values[key] for key in study.keys]
                 spread = float(arm.values.std(ddof=1)) if len(arm.values) > 1 else ""
-                ends = [seed_interval(arm.values) or ("", ""), example_interval(arm.draws) or ("", "")]
+                ends = [
+                    found or ("", "") for found in (one.over_seeds(metric, label), one.over_examples(metric, label))
+                ]
                 facts = [len(arm.values), one.examples, arm.mean, spread, *ends[0], *ends[1]]
                 rows.append([one.name, metric, *values, label, *facts])
     return csv_text(rows)

@@ -1,5 +1,6 @@
 """A study in words."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 from tl_lightning.studies.levels import ALPHA
@@ -57,6 +58,8 @@ def sentence(pair: Pair, metric: str, comparisons: int) -> str:
     p = f"p {p_word(found.p)}"
     corrected = f", corrected for {comparisons} comparisons {p_word(pair.p)}" if comparisons > 1 else ""
     seeds = f"{found.seeds} seeds{' each' if pair.paired else ' or more each, none in common'}"
+    if found.one_example:
+        return f"{a} and {b}: one test example says nothing of others. Test on more of them."
     if found.one_seed:
         return _one_seed(pair, metric)
     if clear(pair):
@@ -113,6 +116,8 @@ def unit(metric: str) -> str:
 
 def amount(low: float, high: float, metric: str) -> str:
     """An interval of differences in words."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "an unknown amount"
     if metric in IN_POINTS:
         return f"{100 * low:.1f} to {100 * high:.1f} points"
     return f"{low:.4g} to {high:.4g}"

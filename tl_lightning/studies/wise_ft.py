@@ -158,14 +158,14 @@ def _write(folder: Path, task: TransferTask, points: list[Point]) -> None:
     print(f"\n{table(points, monitor, best, spread)}\n\ncurve  {folder / 'wise_ft.png'} (.csv, .json)")
 
 
-def _interval(task: TransferTask, point: Point) -> tuple[float, float]:
+def _interval(task: TransferTask, point: Point) -> tuple[float, float] | None:
     calculator = task.scorers["at_test"]
     drawn = intervals(calculator, point.tested.scores, point.tested.target, point.tested.losses)  # type: ignore[arg-type]
     name = task.objective.monitor
-    return next(bounds for key, bounds in drawn.items() if key.rpartition("/")[2] == name)
+    return next((bounds for key, bounds in drawn.items() if key.rpartition("/")[2] == name), None)
 
 
-def table(points: Sequence[Point], monitor: str, best: Point, spread: Mapping[float, Sequence[float]]) -> str:
+def table(points: Sequence[Point], monitor: str, best: Point, spread: Mapping[float, Sequence[float] | None]) -> str:
     """One line for each alpha, with the chosen one marked."""
     rows = [("alpha", f"val {monitor}", f"test {monitor}", "95% interval", "")]
     for point in points:
