@@ -152,7 +152,7 @@ def tests(differences: Arm, paired: Contrast, unpaired: Contrast, examples: int,
 
 
 def means(one: Arm, group: Group, metric: str) -> dict[str, float]:
-    """Whether the intervals of a group's mean and of its first run hold the truth; beside them the percentile bootstrap."""
+    """Whether the intervals of a group's mean and of its first run hold the truth; beside them a plain bootstrap."""
     scale, first = scale_of(metric), Arm(one.values[:1], one.draws[:1])
     n, true = len(group.runs[0]), group.of_examples[metric]
     uneven = imbalance(group.runs[0].class_counts, n)
@@ -163,7 +163,7 @@ def means(one: Arm, group: Group, metric: str) -> dict[str, float]:
         "seeds_hold": holds(over_seeds, group.of_seeds) if metric == "accuracy" else float("nan"),
         "examples_hold": holds(over_examples, float(true.mean())),
         "run_holds": holds(of_run, float(true[0])),
-        "percentiles_of_run_hold": holds((plain[0], plain[1]), float(true[0])),
+        "plain_of_run_holds": holds((plain[0], plain[1]), float(true[0])),
     }
 
 
@@ -263,11 +263,11 @@ def extreme_table(rows: Sequence[dict[str, Any]]) -> str:
 def means_table(rows: Sequence[dict[str, Any]]) -> str:
     """The coverage of the intervals of a group's mean and of a single run, in percent."""
     heading = ["S", "N", "seed", "metric", "value", "over seeds", "over test examples", "one run",
-               "one run, percentile bootstrap"]  # fmt: skip
+               "one run, plain bootstrap"]  # fmt: skip
     lines = []
     for null, _ in [*pairs(rows, "ordinary"), *pairs(rows, "extreme")]:
         setting = [f"{null[k]:g}" for k in ("seeds", "examples", "seed_sd")]
-        told = _said(null, "seeds_hold", "examples_hold", "run_holds", "percentiles_of_run_hold")
+        told = _said(null, "seeds_hold", "examples_hold", "run_holds", "plain_of_run_holds")
         lines.append([*setting, null["metric"], f"{null['true_value']:.4f}", *told])
     return _table(heading, lines)
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tl_lightning.studies.drawing import legend, look, new_figure
+from tl_lightning.studies.drawing import folded, legend, look, new_figure
 from tl_lightning.studies.outcomes import Array
 from tl_lightning.studies.ranking import Ranking
 from tl_lightning.studies.study import TestSet
@@ -16,6 +16,8 @@ from tl_lightning.values import LOWER_IS_BETTER
 COSTS = {"seconds of fit": ("durations", "fit"), "trained parameters": ("parameters", "trained")}
 MOST_NAMED = 7  # groups told apart by colour
 MOST_TICKS = 10
+SIDE = 28  # letters of a label on either side of the ranks
+PITCH, LINE_PITCH = 0.34, 0.26  # from label to label, and more for each further line
 
 
 def against(one: TestSet, metric: str, key: str) -> Figure:
@@ -113,22 +115,19 @@ def pareto(points: Array, lower_is_better: bool) -> list[int]:
 
 def critical_difference(found: Ranking) -> Figure:
     """Mean ranks on a line, the best to the left; bars join what is not told apart (Demšar, 2006)."""
-    labels = list(found.ranks)
-    half = (len(labels) + 1) // 2
+    count = len(found.ranks)
+    half = (count + 1) // 2
+    sides = _sides(found)
+    pitch = PITCH + LINE_PITCH * max(said.count("\n") for said in sides)
     base = 0.55 + 0.22 * len(found.cliques)
-    figure, (axes,) = new_figure(1.2 + 0.22 * (half + len(found.cliques)))
+    figure, (axes,) = new_figure(1.2 + 0.22 * len(found.cliques) + pitch * half * 0.65)
     axes.axis("off")
-    axes.set_ylim(-base - 0.34 * half - 0.1, 1.1)
-    span = len(labels) - 1
-    axes.set_xlim(1 - 0.45 * span, len(labels) + 0.45 * span)
-    axes.plot([1, len(labels)], [0, 0], color="black", lw=1.2)
-    for tick in range(1, len(labels) + 1, 1 + len(labels) // (MOST_TICKS + 1)):
-        axes.plot([tick, tick], [0, 0.12], color="black", lw=1)
-        axes.text(tick, 0.2, str(tick), ha="center", va="bottom")
-    axes.plot([1, 1 + found.critical], [0.72, 0.72], color="black", lw=1.2, marker="|", ms=6)
-    axes.text(1 + found.critical / 2, 0.8, f"critical difference {found.critical:.2f}", ha="center", va="bottom")
-    for at, label in enumerate(labels):
-        _ranked_label(axes, found.ranks[label], label, at, len(labels), base)
+    axes.set_ylim(-base - pitch * half - 0.1, 1.1)
+    axes.set_xlim(1 - 0.1 * (count - 1), count + 0.1 * (count - 1))
+    _rank_axis(axes, count, found.critical)
+    for at, (rank, said) in enumerate(zip(found.ranks.values(), sides, strict=True)):
+        left = at < half
+        _ranked_label(axes, rank, said, -base - pitch * (at if left else count - 1 - at), count, left)
     for at, clique in enumerate(found.cliques):
         y = -0.3 - 0.22 * at
         ends = [found.ranks[clique[0]] - 0.04, found.ranks[clique[-1]] + 0.04]
@@ -136,11 +135,28 @@ def critical_difference(found: Ranking) -> Figure:
     return figure
 
 
-def _ranked_label(axes: Axes, rank: float, label: str, at: int, count: int, base: float) -> None:
-    """The first half to the left, from the top; the second to the right, from the bottom."""
-    left = at < (count + 1) // 2
-    y = -base - 0.34 * (at if left else count - 1 - at)
+def _sides(found: Ranking) -> list[str]:
+    """What stands beside the line: the first half to its left, the rank behind the name, the others to its right."""
+    half = (len(found.ranks) + 1) // 2
+    named = enumerate(found.ranks.items())
+    return [
+        folded(f"{label} ({rank:.2f})" if at < half else f"({rank:.2f}) {label}", SIDE) for at, (label, rank) in named
+    ]
+
+
+def _rank_axis(axes: Axes, count: int, critical: float) -> None:
+    """The line of ranks, and above it how far apart two of them must lie."""
+    axes.plot([1, count], [0, 0], color="black", lw=1.2)
+    for tick in range(1, count + 1, 1 + count // (MOST_TICKS + 1)):
+        axes.plot([tick, tick], [0, 0.12], color="black", lw=1)
+        axes.text(tick, 0.2, str(tick), ha="center", va="bottom")
+    axes.plot([1, 1 + critical], [0.72, 0.72], color="black", lw=1.2, marker="|", ms=6, clip_on=False)
+    axes.text(1 + critical / 2, 0.8, f"critical difference {critical:.2f}", ha="center", va="bottom")
+
+
+def _ranked_label(axes: Axes, rank: float, said: str, y: float, count: int, left: bool) -> None:
+    """From the line down and out to the label; the labels' room is the layout's to find."""
     end = 1 - 0.06 * (count - 1) if left else count + 0.06 * (count - 1)
     axes.plot([rank, rank, end], [0, y, y], color="#444444", lw=0.9)
-    said = f"{label} ({rank:.2f})" if left else f"({rank:.2f}) {label}"
-    axes.text(end, y, f"{said} " if left else f" {said}", ha="right" if left else "left", va="center")
+    way = (-3 if left else 3, 0)
+    axes.annotate(said, (end, y), way, textcoords="offset points", ha="right" if left else "left", va="center")

@@ -2,7 +2,7 @@
 
 import base64
 import io
-import textwrap
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +21,7 @@ FOLD = 48  # letters of a label: half the width
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#8a8a8a"
+PARTS = re.compile(r"[^ /,=]*[ /,=]|[^ /,=]+")
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -60,9 +61,18 @@ def look(at: int) -> dict[str, Any]:
     return {"color": COLOURS[at % len(COLOURS)], "marker": MARKERS[(at // len(COLOURS) + at) % len(MARKERS)]}
 
 
-def folded(label: str) -> str:
-    """A long label, such as one with a path in it, in lines: in one it would leave no room for the plot."""
-    return label if len(label) <= FOLD else "\n".join(textwrap.wrap(label, FOLD, break_on_hyphens=False))
+def folded(label: str, width: int = FOLD) -> str:
+    """A long label, such as one with a path in it, in lines of at most ``width`` letters.
+
+    In one line it would leave no room for the plot.  Lines end where words and parts of paths do, where they can.
+    """
+    lines = [""]
+    for part in PARTS.findall(label):
+        for piece in (part[at : at + width] for at in range(0, len(part), width)):
+            if len(lines[-1]) + len(piece) > width:
+                lines.append("")
+            lines[-1] += piece
+    return "\n".join(line.strip() for line in lines)
 
 
 def legend(figure: Figure, axes: Axes, labels: int) -> None:

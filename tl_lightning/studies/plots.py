@@ -7,11 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tl_lightning.metric_scales import Bounds
-from tl_lightning.studies.drawing import GREY, LINE, ROW, folded, legend, look, new_figure
+from tl_lightning.studies.drawing import FOLD, GREY, LINE, ROW, folded, legend, look, new_figure
 from tl_lightning.studies.outcomes import Array
 from tl_lightning.studies.reading import curve
 from tl_lightning.studies.spread import Arm
-from tl_lightning.studies.study import TestSet
+from tl_lightning.studies.study import Pair, TestSet
 from tl_lightning.studies.verdicts import clear, gain, unit
 
 MOST_ROWS = 40
@@ -55,7 +55,7 @@ def _frame(arms: Sequence[Arm], intervals: Sequence[tuple[Bounds | None, Bounds 
 
 def _rows(figure: Figure, axes: Axes, labels: Sequence[str]) -> None:
     """Name the rows; where the names take several lines, all rows are as high as the highest."""
-    names = [folded(label) for label in labels]
+    names = [label if "\n" in label else folded(label) for label in labels]
     more = max((name.count("\n") for name in names), default=0)
     figure.set_figheight(figure.get_figheight() + LINE * len(names) * more)
     axes.set_yticks(range(len(names)), names)
@@ -71,14 +71,25 @@ def differences(one: TestSet, metric: str) -> Figure:
     figure, (axes,) = new_figure(0.8 + ROW * len(pairs))
     axes.axvline(0, color="#444444", lw=1)
     for row, pair in enumerate(pairs):
-        by, low, high = gain(pair, metric)
-        colour = "#0072B2" if clear(pair) else GREY
-        axes.plot([low, high], [row, row], color=colour, lw=1.8, ls=":" if pair.contrast.one_seed else "-")
-        axes.plot(by, row, "o", color=colour, mec="white", ms=7)
-    _rows(figure, axes, [f"{pair.better}  over  {pair.worse}" for pair in pairs])
+        _difference(axes, row, pair, metric)
+    _rows(figure, axes, [_over(pair) for pair in pairs])
     seeds = "; dotted: one seed, over test examples alone" if any(pair.contrast.one_seed for pair in pairs) else ""
-    axes.set_xlabel(f"difference in {metric} ({unit(metric)}), 95% interval\nblue: distinguishable (Holm){seeds}")
+    figure.supxlabel(f"difference in {metric} ({unit(metric)}), 95% interval\nblue: distinguishable (Holm){seeds}")
     return figure
+
+
+def _difference(axes: Axes, row: int, pair: Pair, metric: str) -> None:
+    by, low, high = gain(pair, metric)
+    colour = "#0072B2" if clear(pair) else GREY
+    if np.isfinite([low, high]).all():
+        axes.plot([low, high], [row, row], color=colour, lw=1.8, ls=":" if pair.contrast.one_seed else "-")
+    axes.plot(by, row, "o", color=colour, mec="white", ms=7)
+
+
+def _over(pair: Pair) -> str:
+    """The name of a pair: in one line where that is short."""
+    name = f"{pair.better}  over  {pair.worse}"
+    return name if len(name) <= FOLD else f"{folded(pair.better)}\nover {folded(pair.worse)}"
 
 
 def curves(one: TestSet, metric: str, selected: str) -> Figure | None:

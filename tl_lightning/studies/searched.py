@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tl_lightning.studies.drawing import COLOURS, GREY, ROW, house_style, new_figure, save
+from tl_lightning.studies.drawing import COLOURS, FOLD, GREY, LINE, ROW, folded, house_style, new_figure, save
 from tl_lightning.studies.page import Plot
 from tl_lightning.studies.settings import COSTS, HISTORY, IMPORTANCE, QUALITY
 
@@ -118,12 +118,18 @@ def _trials(axes: Axes, numbers: np.ndarray, values: np.ndarray, states: np.ndar
 
 def importance(search: Search) -> Figure:
     """Bars of each parameter's share, the largest first, one panel for each objective."""
-    shares = {name: found for name, found in search.importances.items() if found}
-    rows = min(MOST_PARAMETERS, max(len(found) for found in shares.values()))
-    figure, all_axes = new_figure(0.8 + ROW * rows, columns=len(shares))
-    for axes, (name, found) in zip(all_axes, shares.items(), strict=True):
-        listed = sorted(found.items(), key=lambda item: item[1])[-MOST_PARAMETERS:]
-        axes.barh([key for key, _ in listed], [share for _, share in listed], color=COLOURS[0], height=0.6)
-        axes.set_xlabel(f"share in the variance of {name}")
+    shares = {name: _largest(found) for name, found in search.importances.items() if found}
+    names = {key: folded(key, FOLD // len(shares)) for found in shares.values() for key in found}
+    rows, more = max(map(len, shares.values())), max(name.count("\n") for name in names.values())
+    figure, all_axes = new_figure(0.9 + (ROW + LINE * more) * rows, columns=len(shares))
+    for axes, (objective, found) in zip(all_axes, shares.items(), strict=True):
+        axes.barh([names[key] for key in found], list(found.values()), color=COLOURS[0], height=0.6)
+        axes.set_title(objective, loc="left")
         axes.set_xlim(0, 1)
+    figure.supxlabel("share in the variance")
     return figure
+
+
+def _largest(shares: dict[str, float]) -> dict[str, float]:
+    """Of few parameters all, the largest last."""
+    return dict(sorted(shares.items(), key=lambda item: item[1])[-MOST_PARAMETERS:])

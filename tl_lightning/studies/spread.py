@@ -12,11 +12,12 @@ crossed random effects, those of the examples by the bootstrap, so that it holds
 - ``V_r``, the bootstrap variance of what each seed differs by from their mean, estimates ``rest/(S N)``;
 - so ``W = max(V_x - V_r, 0)`` is the part of the examples that more seeds do not take away.
 
-Both are kept from claiming what few examples cannot show.  To ``W`` the variance is added that two more examples would
-have, one for each side (Bonett and Price, 2012, doi:10.3102/1076998611411915): the same answers on N examples are no
-proof of the same on others, and one example proves nothing.  A seed's part of ``V_s`` is at least that of a share that
-may fall on either of two neighbouring steps, a quarter of the step squared (Popoviciu, 1935): seeds that came out
-the same on N examples need not be the same.  Intervals end where the metric, or its difference, does.
+Both are kept from claiming what examples do not show.  Where fewer than two answers differ between the groups, or all
+do, ``W`` is that of two examples that differ, one for each side (Bonett and Price, 2012, doi:10.3102/1076998611411915):
+the same answers on N examples are no proof of the same on others, and one example proves nothing.  A seed's part of
+``V_s`` is at least that of a share that may fall on either of two neighbouring steps, a quarter of the step squared
+(Popoviciu, 1935): seeds that came out the same on N examples need not be the same.  Intervals end where the metric,
+or its difference, does.
 
 Where two groups have fewer than two seeds in common, each has a ``V_s`` of its own; they add up, with the degrees
 of freedom of Welch (1938).  How an interval and a p-value come from these parts stands in ``levels``.
@@ -35,6 +36,8 @@ from tl_lightning.example_interval import over_examples
 from tl_lightning.metric_scales import UNKNOWN, Bounds, Scale
 from tl_lightning.studies.levels import ALPHA, half_width, p_values, to_tell
 from tl_lightning.studies.outcomes import Array
+
+ONE_ANSWER = 1.5  # steps squared: the variance of one answer that differs is 1, of two it is 2
 
 
 @dataclass(frozen=True)
@@ -136,18 +139,27 @@ def contrasts(pairs: Sequence[Sequence[Arm]], examples: int, scale: Scale = UNKN
 
 def sources(arms: Sequence[Arm], examples: int, step: float = 0.0) -> tuple[list[float], list[float]]:
     """The variances ``V_s`` and ``W``, and the degrees of freedom of each."""
-    together = np.sum([arm.draws.mean(axis=0) for arm in arms], axis=0)
     free = max(examples - 1.0, 1.0)
-    small = (free + 1) / free  # a bootstrap variance is too small by so much
-    drawn = float(np.nanvar(together, ddof=1)) * small if len(together) else 0.0
-    unseen = 2 * step**2 if len(together) else 0.0
-    if _one_seed(arms):  # of these runs as they are
-        return [0.0, drawn + unseen], [1.0, free]
+    single = _one_seed(arms)  # of these runs as they are
+    floor = _of_examples(arms, (free + 1) / free, step, single)
+    if single:
+        return [0.0, floor], [1.0, free]
     parts = np.array([arm.seed_variance(step) for arm in arms])
     squares = sum(part**2 / (len(arm.values) - 1) for part, arm in zip(parts, arms, strict=True))
     over_seeds = parts.sum() ** 2 / squares if squares > 0 else 1.0  # Welch's, where each arm has its own
-    floor = max(drawn - small * sum(arm.rest_variance for arm in arms), 0.0)
-    return [float(parts.sum()), floor + unseen], [float(over_seeds), free]
+    return [float(parts.sum()), floor], [float(over_seeds), free]
+
+
+def _of_examples(arms: Sequence[Arm], small: float, step: float, single: bool) -> float:
+    """``W``, or ``V_x`` of single runs; a bootstrap variance is too small by the factor ``small``."""
+    together = np.sum([arm.draws.mean(axis=0) for arm in arms], axis=0)
+    if not len(together):
+        return 0.0
+    drawn = float(np.nanvar(together, ddof=1))
+    rest = 0.0 if single else sum(arm.rest_variance for arm in arms)
+    least_step = step / min(len(arm.values) for arm in arms)  # one answer of one seed
+    unseen = 2 * step**2 if drawn < ONE_ANSWER * least_step**2 else 0.0
+    return max(small * (drawn - rest), unseen, 0.0)
 
 
 def _one_seed(arms: Sequence[Arm]) -> bool:
