@@ -16,10 +16,9 @@ import torch
 
 from tests.studies.fabricate import OBJECTIVES, latent, outcome, write_run, write_study
 from tl_lightning.errors import UserError
+from tl_lightning.metric_scales import scale_of
 from tl_lightning.record import RECORD, write_json
 from tl_lightning.studies.compare import compare_page, main
-from tl_lightning.studies.drawing import FOLD, folded
-from tl_lightning.studies.spread import seed_interval
 from tl_lightning.studies.study import study
 from tl_lightning.studies.tables import crossed_rows
 from tl_lightning.studies.verdicts import verdict
@@ -113,18 +112,34 @@ def test_a_page_for_whoever_ends_a_study(tmp_path: Path) -> None:
     assert compare_page(tmp_path) == page, "its own files are no runs"
 
 
-def test_groups_named_by_long_paths_leave_room_for_the_plots(tmp_path: Path) -> None:
-    """matplotlib warns, and draws axes of no size, where a label takes the whole width."""
-    folder = "outputs/multirun/quickstart_image/2026-11-27_10-28-27"
-    for at in range(3):
-        for seed in range(2):
-            words = {"seed": seed, "backbone.weights": f"{folder}/{at}/checkpoints/best.ckpt"}
-            write_run(tmp_path / f"{at}_{seed}", words, latent(seed, at / 2, n=50))
-    page = compare_page(tmp_path)
-    assert page.read_text().count('src="data:image/svg+xml;base64,') >= 3
-    lines = folded(folder).split("\n")
-    assert "".join(lines) == folder
-    assert max(map(len, lines)) <= FOLD
+def test_no_interval_of_a_study_leaves_what_the_metric_can_be(tmp_path: Path) -> None:
+    """Seeds of 0.9 and 1.0 have a t-interval of 0.31 to 1.59; without a mistake all resamples are alike."""
+    write_study(tmp_path, {"full": 3.0, "lora": 2.0, "linear_probe": 50.0}, seeds=2, n=12)
+    main([str(tmp_path), "metric=accuracy,f1,mcc,auroc,loss", "plots=false"])
+    groups = _rows(tmp_path / "comparison" / "groups.csv")
+    assert {row["mean"] for row in groups if row["metric"] == "accuracy"} >= {"1.0"}
+    for row in groups:
+        scale = scale_of(row["metric"])
+        for over in ("seeds", "examples"):
+            if row[f"{over}_low"]:
+                low, high = float(row[f"{over}_low"]), float(row[f"{over}_high"])
+                assert scale.low <= low < high <= scale.high, row
+    for row in _rows(tmp_path / "comparison" / "pairs.csv"):
+        assert -scale_of(row["metric"]).width <= float(row["low"]) < float(row["high"]) <= scale_of(row["metric"]).width
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_one_test_example_gives_no_verdict(seeds: int, tmp_path: Path, capsys: Any) -> None:
+    write_study(tmp_path, {"full": 50.0, "linear_probe": -50.0}, seeds=seeds, n=1)
+    main([str(tmp_path), "metric=accuracy,loss"])
+    said = capsys.readouterr().out
+    assert "full and linear_probe: one test example says nothing of others. Test on more of them." in said
+    assert "is better than" not in said
+    assert "0.0250 to 1.0000" in said
+    assert "0.0000 to 0.9750" in said
+    page = (tmp_path / "comparison" / "comparison.html").read_text()
+    assert "<td>-100 to 100</td>" in page
+    assert "nan" not in page.replace("base64", "").partition("<h2>accuracy")[2].partition("<img")[0]
 
 
 def test_precisions_that_the_hardware_chose_are_told_where_they_differ(tmp_path: Path) -> None:
@@ -161,7 +176,7 @@ def test_a_choice_and_a_number_are_crossed(tmp_path: Path) -> None:
     assert head == ["data.shots", "4", "16", "64"]
     assert {row[0] for row in rows} == {"full", "lora"}
     arm = found.sets[0].arms["accuracy"]["lora, shots=16"]
-    low, high = seed_interval(arm.values) or (0.0, 0.0)
+    low, high = found.sets[0].over_seeds("accuracy", "lora, shots=16") or (0.0, 0.0)
     (lora,) = [row for row in rows if row[0] == "lora"]
     assert lora[2] == f"{arm.mean:.3f} ({low:.3f} to {high:.3f})"
     page = compare_page(tmp_path)

@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tl_lightning.studies.drawing import folded, legend, look, new_figure
+from tl_lightning.studies.drawing import legend, look, new_figure
+from tl_lightning.studies.folding import folded
 from tl_lightning.studies.outcomes import Array
 from tl_lightning.studies.ranking import Ranking
 from tl_lightning.studies.study import TestSet
@@ -68,28 +69,36 @@ def cost(one: TestSet, metric: str) -> Figure | None:
     if not known:
         return None
     figure, all_axes = new_figure(3.2, columns=len(known), width=6.6 if len(known) > 1 else 4.4)
+    lower = metric in LOWER_IS_BETTER
+    fronts = {name: pareto(np.array(list(points.values())), lower) for name, points in known.items()}
+    looks = _looks(list(one.arms[metric]), list(fronts.values()))
     for axes, (name, points) in zip(all_axes, known.items(), strict=True):
-        front = pareto(np.array(list(points.values())), metric in LOWER_IS_BETTER)
-        _scatter(axes, points, front)
+        _scatter(axes, points, fronts[name], looks)
         costs = [x for x, _ in points.values()]
         axes.set_xscale("log" if max(costs) > 3 * min(costs) > 0 else "linear")
         axes.set_xlabel(name)
         axes.set_ylabel(f"test {metric}")
-    if len(one.arms[metric]) <= MOST_NAMED:
-        legend(figure, all_axes[0], len(one.arms[metric]))
+    legend(figure, all_axes[0], len(looks))
     return figure
 
 
-def _scatter(axes: Axes, points: dict[str, tuple[float, float]], front: Sequence[int]) -> None:
-    """The groups, those of the front large; where there are many, only these have a colour and their name beside."""
+def _looks(labels: Sequence[str], fronts: Sequence[Sequence[int]]) -> dict[str, dict[str, Any]]:
+    """How groups are told apart: all where they are few, else those of a front; the others are grey and unnamed."""
+    at_front = sorted({at for front in fronts for at in front})
+    named = labels if len(labels) <= MOST_NAMED else [labels[at] for at in at_front]
+    return {label: look(at) for at, label in enumerate(named)}
+
+
+def _scatter(
+    axes: Axes, points: dict[str, tuple[float, float]], front: Sequence[int], looks: dict[str, dict[str, Any]]
+) -> None:
+    """The groups, those of the front large."""
     xs, ys = np.array(list(points.values()))[front].T
     axes.step(xs, ys, where="post", color="#bbbbbb", lw=1.2, zorder=1)
-    few = len(points) <= MOST_NAMED
     for at, (label, (x, y)) in enumerate(points.items()):
-        style: dict[str, Any] = look(at) if few else {"color": "#0072B2" if at in front else "#bbbbbb", "marker": "o"}
-        axes.plot(x, y, ls="", ms=9 if at in front else 6, mec="white", label=label, **style)
-        if at in front and not few:
-            axes.annotate(label, (x, y), (5, -3), textcoords="offset points", fontsize=7, va="top")
+        style = looks.get(label, {"color": "#bbbbbb", "marker": "o"})
+        name = label if label in looks else None
+        axes.plot(x, y, ls="", ms=9 if at in front else 6, mec="white", label=name, **style)
 
 
 def _costs(one: TestSet, metric: str, path: tuple[str, str]) -> dict[str, tuple[float, float]]:

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,19 +12,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tl_lightning.files import aside
+from tl_lightning.studies.folding import folded
 
 WIDTH = 6.6  # inches, the text width of most papers
 ROW, LINE = 0.32, 0.16  # of a label, and of each further line of it
-FOLD = 48  # letters of a label: half the width
 # Okabe and Ito, 2008: told apart by the colour-blind too; yellow is left out on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#8a8a8a"
-PARTS = re.compile(r"[^ /,=]*[ /,=]|[^ /,=]+")
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.labelsize": 9,
+    "figure.labelsize": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#666666",
@@ -61,26 +60,13 @@ def look(at: int) -> dict[str, Any]:
     return {"color": COLOURS[at % len(COLOURS)], "marker": MARKERS[(at // len(COLOURS) + at) % len(MARKERS)]}
 
 
-def folded(label: str, width: int = FOLD) -> str:
-    """A long label, such as one with a path in it, in lines of at most ``width`` letters.
-
-    In one line it would leave no room for the plot.  Lines end where words and parts of paths do, where they can.
-    """
-    lines = [""]
-    for part in PARTS.findall(label):
-        for piece in (part[at : at + width] for at in range(0, len(part), width)):
-            if len(lines[-1]) + len(piece) > width:
-                lines.append("")
-            lines[-1] += piece
-    return "\n".join(line.strip() for line in lines)
-
-
 def legend(figure: Figure, axes: Axes, labels: int) -> None:
     """Below the plot, in as many columns as fit."""
     handles, names = axes.get_legend_handles_labels()
     names = [folded(name) for name in names]
     widest = max((len(line) for name in names for line in name.split("\n")), default=1)
-    columns = max(1, min(6, labels, int(100 / (widest + 7))))
+    room = 100 * figure.get_figwidth() / WIDTH  # letters in a line
+    columns = max(1, min(6, labels, int(room / (widest + 7))))
     if handles:
         figure.legend(handles, names, loc="outside lower center", ncols=columns)
 

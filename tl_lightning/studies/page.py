@@ -1,5 +1,6 @@
 """One page with everything a study says, in one file that needs nothing else."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -12,15 +13,22 @@ from tl_lightning.studies.verdicts import verdict
 
 METHOD = """\
 Seeds are repetitions of one configuration. "Over seeds" is the t-interval of the mean over seeds; "over test examples"
-is the percentile bootstrap over test examples of the same mean: the one speaks of training again, the other of another
-draw of examples. A comparison counts both: its variance is the variance of the paired differences over seeds plus the
-part of the examples that more seeds do not take away (examples crossed with seeds, as in Clark, 1973; see Bouthillier
-et al., 2021). The half width of its interval is the mean of Cochran's and Satterthwaite's (with two seeds Cochran's),
-which simulated studies with a known truth bear out (experiments/comparison_validity). The p-values of all pairs are
-corrected together (Holm, 1979). "About k seeds more" is what would find a difference as large as the one seen with a
-power of 80%: an estimate from a small study. What the choice of training data adds to chance is not counted unless
-they change with the seed."""
+is the interval of the same mean over other draws of examples: the one speaks of training again, the other of another
+test set. That of an accuracy is Clopper and Pearson's for shares (1934); F1, precision, recall, MCC and AUROC have the
+same with the number of examples that their variance over resamples says (Korn and Graubard, 1998); other metrics have
+percentiles of the bootstrap, moved outwards as far as t is wider than normal (Hesterberg, 2015). No interval leaves
+what the metric can be, and "unknown" stands where the runs say nothing: one seed, or one example. A comparison counts
+both sources of chance: its variance is the variance of the paired differences over seeds plus the part of the examples
+that more seeds do not take away (examples crossed with seeds, as in Clark, 1973; see Bouthillier et al., 2021), and is
+never less than what differing in two examples would give where fewer differed. The half width of its interval is the
+mean of Cochran's and Satterthwaite's (with two seeds Cochran's), which simulated studies with a known truth bear out
+(experiments/comparison_validity). The p-values of all pairs are corrected together (Holm, 1979). "About k seeds more"
+is what would find a difference as large as the one seen with a power of 80%: an estimate from a small study. What the
+choice of training data adds to chance is not counted unless they change with the seed."""
 
+WORDS_OF_PAIRS = (0, 1, 7)  # columns that hold words: they may take several lines
+WORDS_OF_RUNS = (0, 2)
+PARTS = re.compile(r"(?<=[/,])(?=\S)")  # where a label may be broken: after a part of a path or of a list
 CSS = Path(__file__).parents[1] / "assets" / "comparison.css"
 
 
@@ -65,7 +73,7 @@ def page(
             "<h2>How it was computed</h2>",
             f"<p class=method>{escape(METHOD)}</p>",
             "<details><summary>The runs</summary>",
-            *(_table(_run_rows(one)) for one in study.sets),
+            *(_table(_run_rows(one), WORDS_OF_RUNS) for one in study.sets),
             "</details></body></html>",
             "",
         ]
@@ -83,7 +91,7 @@ def _section(one: TestSet, metric: str, plots: Iterable[Plot], named: bool, keys
             *([_table(crossed)] if crossed else []),
             _table(tables.group_rows(one, metric)),
             *(_figure(plot) for plot in plots),
-            *([f"<h3>All comparisons</h3>{_table(pairs, left=2)}"] if len(pairs) > 1 else []),
+            *([f"<h3>All comparisons</h3>{_table(pairs, WORDS_OF_PAIRS)}"] if len(pairs) > 1 else []),
         ]
     )
 
@@ -110,14 +118,23 @@ def _run_rows(one: TestSet) -> Rows:
     return [["group", "seed", "folder"], *([label, str(run.seed), str(run.folder)] for label, run in runs)]
 
 
-def _table(rows: Rows, left: int = 1) -> str:
-    style = ' style="text-align:left"' if left > 1 else ""
+def _table(rows: Rows, words: Sequence[int] = (0,)) -> str:
+    """A table; its columns ``words`` hold words, to the left and in lines where they are long, the others numbers.
+
+    It scrolls by itself where the screen is too narrow, by keys too, and shadows show where there is more.
+    """
     head, *body = [
-        "".join(f"<{tag}{style if at < left else ''}>{escape(cell)}</{tag}>" for at, cell in enumerate(row))
+        "".join(_cell(cell, tag, at in words) for at, cell in enumerate(row))
         for row, tag in zip(rows, ["th", *["td"] * len(rows)], strict=False)
     ]
     lines = "".join(f"<tr>{line}</tr>" for line in body)
-    return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
+    return f"<div class=wide tabindex=0><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
+
+
+def _cell(cell: str, tag: str, words: bool) -> str:
+    if not words:
+        return f"<{tag}>{escape(cell)}</{tag}>"
+    return f"<{tag} class=words>{PARTS.sub(r'<wbr>', escape(cell))}</{tag}>"
 
 
 def markdown(study: Study, title: str) -> str:

@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tl_lightning.metric_scales import Bounds
-from tl_lightning.studies.drawing import FOLD, GREY, LINE, ROW, folded, legend, look, new_figure
+from tl_lightning.studies.drawing import GREY, LINE, ROW, legend, look, new_figure
+from tl_lightning.studies.folding import FOLD, folded
 from tl_lightning.studies.outcomes import Array
 from tl_lightning.studies.reading import curve
 from tl_lightning.studies.spread import Arm

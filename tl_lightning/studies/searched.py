@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tl_lightning.studies.drawing import COLOURS, FOLD, GREY, LINE, ROW, folded, house_style, new_figure, save
+from tl_lightning.studies.drawing import COLOURS, GREY, LINE, ROW, house_style, new_figure, save
+from tl_lightning.studies.folding import FOLD, folded
 from tl_lightning.studies.page import Plot
 from tl_lightning.studies.settings import COSTS, HISTORY, IMPORTANCE, QUALITY
 

@@ -3,11 +3,13 @@
 import csv
 import io
 import math
+import shutil
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tl_lightning.metric_scales import Bounds
 from tl_lightning.report import aligned
+from tl_lightning.studies.folding import folded
 from tl_lightning.studies.grouping import numeric
 from tl_lightning.studies.spread import Contrast
 from tl_lightning.studies.study import Study, TestSet
@@ -94,7 +96,7 @@ def pair_rows(one: TestSet, metric: str) -> Rows:
 def needed(found: Contrast) -> str:
     """What would tell two groups apart, in few words."""
     if found.more_seeds:
-        return f"open: about {found.more_seeds} seeds more"
+        return f"open: about {found.more_seeds} seed{'s' if found.more_seeds > 1 else ''} more"
     return f"open: about {found.more_examples:,} examples" if found.more_examples else "open"
 
 
@@ -109,9 +111,21 @@ def all_metrics(one: TestSet) -> Rows:
     return rows
 
 
-def text(rows: Rows, left: int = 1) -> str:
-    """For the terminal."""
-    return aligned(rows, left)
+def text(rows: Rows, width: int = 0) -> str:
+    """For the terminal; where labels leave too little of its width, each stands in a line above its numbers.
+
+    Args:
+        rows: a heading and lines; their first column are the labels.
+        width: in letters; by default that of the terminal, or 80.
+    """
+    width = width or shutil.get_terminal_size().columns
+    beside = aligned(rows)
+    if max(map(len, beside.splitlines())) <= width:
+        return beside
+    heading, *numbers = aligned([row[1:] for row in rows], left=0).splitlines()
+    labels = [folded(row[0], width) for row in rows[1:]]
+    lines = [f"{label}\n  {line}" for label, line in zip(labels, numbers, strict=True)]
+    return "\n".join([f"  {heading}", *lines])
 
 
 def markdown(rows: Rows) -> str:
