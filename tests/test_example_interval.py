@@ -154,5 +154,5 @@ def test_a_calibration_error_loses_its_bias() -> None:
     low, high = _intervals("MultiClass", logits, target)["ece"]
     measured = float(MultiClass().metrics(2)["ece"](logits.softmax(dim=1), target))
     assert measured > 0.03
-    assert low == 0.0
-    assert high == pytest.approx(measured, abs=1e-6)
+    assert low < measured / 10, "percentiles of resamples would begin above what was measured"
+    assert measured <= high < 2 * measured

@@ -1,8 +1,8 @@
 """Does `compare` keep its promises?  Simulated studies with a known truth.
 
-    python experiments/comparison_validity/simulate.py                  # 1,000 studies a setting: about ten minutes
-    python experiments/comparison_validity/simulate.py --studies 200    # a look
-    python experiments/comparison_validity/simulate.py --tables         # those of the README, from results.json
+    python experiments/comparison_validity/simulate.py ordinary --studies 2000    # about ten minutes
+    python experiments/comparison_validity/simulate.py extreme --studies 1000     # few examples, values near 1
+    python experiments/comparison_validity/simulate.py tables                     # of the README, from results.json
 
 Each study has groups of S seeds tested on the same N examples.  An example is answered rightly where
 
@@ -209,21 +209,20 @@ def compared(both: Sequence[tuple[Arm, Arm]], metric: str, examples: int, true: 
         yield tests(difference, a, b, examples, true)
 
 
-def cells(studies: int) -> Iterator[dict[str, Any]]:
+def cells(listed: Sequence[Setting], studies: int) -> Iterator[dict[str, Any]]:
     """One row for each setting, effect and metric."""
-    for kind, listed in (("ordinary", settings()), ("extreme", extremes())):
-        for setting in listed:
-            start = time.time()
-            for effect, by_metric in simulate(setting, studies).items():
-                for metric, shares in by_metric.items():
-                    yield {"kind": kind, **asdict(setting), "effect": effect, "metric": metric, **shares}
-            print(f"{setting}: {time.time() - start:.0f} s", flush=True)
+    for setting in listed:
+        start = time.time()
+        for effect, by_metric in simulate(setting, studies).items():
+            for metric, shares in by_metric.items():
+                yield {**asdict(setting), "effect": effect, "metric": metric, **shares}
+        print(f"{setting}: {time.time() - start:.0f} s", flush=True)
 
 
-def pairs(rows: Sequence[dict[str, Any]], kind: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def pairs(results: dict[str, Any], kind: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """The rows of each setting and metric, without and with the effect."""
-    here = [row for row in rows if row["kind"] == kind]
-    return [(a, b) for a, b in zip(here, here[len(METRICS) :], strict=False) if b["effect"] and not a["effect"]]
+    rows = results[kind]["rows"]
+    return [(a, b) for a, b in zip(rows, rows[len(METRICS) :], strict=False) if b["effect"] and not a["effect"]]
 
 
 def _table(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -237,79 +236,80 @@ def _said(row: dict[str, Any], *names: str) -> list[str]:
 OTHERS = ("cochran", "satterthwaite", "t_over_seeds", "bootstrap_over_examples")
 
 
-def ordinary_table(rows: Sequence[dict[str, Any]]) -> str:
+def ordinary_table(results: dict[str, Any]) -> str:
     """A line for each setting and metric: in percent, level and coverage (under the null and the effect), and power."""
     heading = ["S", "N", "seed", "difficulty", "taste", "metric", "level", "coverage", "power", "level, unpaired",
                "Cochran", "Satterthwaite", "t over seeds", "bootstrap over examples"]  # fmt: skip
     lines = []
-    for null, real in pairs(rows, "ordinary"):
+    for null, real in pairs(results, "ordinary"):
         setting = [f"{null[k]:g}" for k in ("seeds", "examples", "seed_sd", "difficulty_sd", "taste_sd")]
         told = [*_said(null, "compare"), *_said(real, "covers", "compare"), *_said(null, "unpaired", *OTHERS)]
         lines.append([*setting, null["metric"], *told])
     return _table(heading, lines)
 
 
-def extreme_table(rows: Sequence[dict[str, Any]]) -> str:
+def extreme_table(results: dict[str, Any]) -> str:
     """The same for few examples and values near 1."""
     heading = ["S", "N", "metric", "value", "level", "coverage", "power", "level, unpaired", "t over seeds",
                "bootstrap over examples"]  # fmt: skip
     lines = []
-    for null, real in pairs(rows, "extreme"):
+    for null, real in pairs(results, "extreme"):
         setting = [f"{null['seeds']}", f"{null['examples']}", null["metric"], f"{null['true_value']:.4f}"]
         told = [*_said(null, "compare"), *_said(real, "covers", "compare"), *_said(null, "unpaired", *OTHERS[2:])]
         lines.append([*setting, *told])
     return _table(heading, lines)
 
 
-def means_table(rows: Sequence[dict[str, Any]]) -> str:
+def means_table(results: dict[str, Any]) -> str:
     """The coverage of the intervals of a group's mean and of a single run, in percent."""
     heading = ["S", "N", "seed", "metric", "value", "over seeds", "over test examples", "one run",
                "one run, plain bootstrap"]  # fmt: skip
     lines = []
-    for null, _ in [*pairs(rows, "ordinary"), *pairs(rows, "extreme")]:
+    for null, _ in [*pairs(results, "ordinary"), *pairs(results, "extreme")]:
         setting = [f"{null[k]:g}" for k in ("seeds", "examples", "seed_sd")]
         told = _said(null, "seeds_hold", "examples_hold", "run_holds", "plain_of_run_holds")
         lines.append([*setting, null["metric"], f"{null['true_value']:.4f}", *told])
     return _table(heading, lines)
 
 
-def said_of(results: dict[str, Any]) -> str:
-    """When, how and with what the results were made, in a line."""
-    made = results["made"]
+def said_of(results: dict[str, Any], kind: str) -> str:
+    """When, how and with what a kind of results was made, in a line."""
+    made = results[kind]["made"]
     return (
-        f"{made['date']}, commit {made['commit']}, `{made['command']}`: {results['studies']:,} studies a line, Python"
+        f"{made['date']}, commit {made['commit']}, `{made['command']}`: {made['studies']:,} studies a setting, Python"
         f" {made['python']}, numpy {made['numpy']} on CPU, {made['minutes']} minutes."
     )
 
 
-def _made(begun: float, command: str) -> dict[str, Any]:
-    commit = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=False,
-                            cwd=RESULTS.parent).stdout.strip()  # fmt: skip
-    versions = {"python": platform.python_version(), "numpy": np.__version__}
-    minutes = round((time.time() - begun) / 60)
-    return {"date": time.strftime("%Y-%m-%d"), "commit": commit, "command": command, "minutes": minutes, **versions}
+def _made(begun: float, kind: str, studies: int) -> dict[str, Any]:
+    words = ["git", "rev-parse", "--short=10", "HEAD"]
+    commit = subprocess.run(words, capture_output=True, text=True, check=True, cwd=RESULTS.parent).stdout.strip()
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": commit,
+        "command": f"python experiments/comparison_validity/simulate.py {kind} --studies {studies}",
+        "studies": studies,
+        "minutes": round((time.time() - begun) / 60),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
 
 
 def main() -> None:
-    """Simulate everything and write results.json after each row."""
+    """Simulate one kind of studies and write it into results.json, or print the README's tables from there."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["ordinary", "extreme", "tables"])
     parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--tables", action="store_true", help="print the tables of what is there, for the README")
     asked = parser.parse_args()
-    if asked.tables:
-        results = json.loads(asked.output.read_text())
-        print(
-            *(of(results["rows"]) for of in (ordinary_table, extreme_table, means_table)), said_of(results), sep="\n\n"
-        )
+    results = json.loads(asked.output.read_text()) if asked.output.exists() else {}
+    if asked.what == "tables":
+        lines = [said_of(results, kind) for kind in results]
+        print(*lines, *(of(results) for of in (ordinary_table, extreme_table, means_table)), sep="\n\n")
         return
-    rows: list[dict[str, Any]] = []
-    begun, more = time.time(), "" if asked.studies == parser.get_default("studies") else f" --studies {asked.studies}"
-    command = f"python experiments/comparison_validity/simulate.py{more}"
-    for row in cells(asked.studies):
-        rows.append(row)
-        write_json(asked.output, {"studies": asked.studies, "made": _made(begun, command), "rows": rows})
-        print(json.dumps(row), flush=True)
+    begun = time.time()
+    rows = list(cells(settings() if asked.what == "ordinary" else extremes(), asked.studies))
+    write_json(asked.output, {**results, asked.what: {"made": _made(begun, asked.what, asked.studies), "rows": rows}})
 
 
 if __name__ == "__main__":
