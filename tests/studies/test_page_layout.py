@@ -49,8 +49,8 @@ def _many_long(root: Path) -> list[str]:
     for at in range(9):
         for seed in range(2):
             words = {"seed": seed, "backbone.weights": LONG.format(at)}
-            cost = {"durations": {"fit": 10.0 ** (at / 3)}, "parameters": {"trained": 10 * (at + 1)}}
-            write_run(root / f"{at}_{seed}", words, latent(seed, at / 4, n=60), **cost)
+            tested, cost = latent(seed, at / 4, n=60), {"fit": 10.0 ** (at / 3)}
+            write_run(root / f"{at}_{seed}", words, tested, durations=cost, parameters={"trained": 10 * (at + 1)})
     return []
 
 
@@ -144,7 +144,7 @@ def _hidden(figure: Figure) -> set[Text]:
 
 def _overlap(a: Bbox, b: Bbox) -> bool:
     width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
-    return width > MOST_OVERLAP and height > MOST_OVERLAP
+    return bool(width > MOST_OVERLAP and height > MOST_OVERLAP)
 
 
 @pytest.mark.parametrize("make", STUDIES, ids=lambda make: make.__name__.strip("_"))

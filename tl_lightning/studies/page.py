@@ -29,6 +29,7 @@ choice of training data adds to chance is not counted unless they change with th
 WORDS_OF_PAIRS = (0, 1, 7)  # columns that hold words: they may take several lines
 WORDS_OF_RUNS = (0, 2)
 PARTS = re.compile(r"(?<=[/,])(?=\S)")  # where a label may be broken: after a part of a path or of a list
+SHORT = 24  # letters of a word that is not broken
 CSS = Path(__file__).parents[1] / "assets" / "comparison.css"
 
 
@@ -134,7 +135,8 @@ def _table(rows: Rows, words: Sequence[int] = (0,)) -> str:
 def _cell(cell: str, tag: str, words: bool) -> str:
     if not words:
         return f"<{tag}>{escape(cell)}</{tag}>"
-    return f"<{tag} class=words>{PARTS.sub(r'<wbr>', escape(cell))}</{tag}>"
+    kind = '"words long"' if max(map(len, cell.split()), default=0) > SHORT else "words"
+    return f"<{tag} class={kind}>{PARTS.sub('<wbr>', escape(cell))}</{tag}>"
 
 
 def markdown(study: Study, title: str) -> str:
