@@ -272,6 +272,32 @@ def means_table(results: dict[str, Any]) -> str:
     return _table(heading, lines)
 
 
+def spans(results: dict[str, Any]) -> str:
+    """The least and the largest of every share, in percent, for the README's verdict."""
+    lines = []
+    for kind in ("ordinary", "extreme"):
+        rows = results[kind]["rows"]
+        null, real = ([row for row in rows if bool(row["effect"]) is found] for found in (False, True))
+        told = {
+            "level": _span(null, "compare"),
+            "coverage": _span(rows, "covers"),
+            "unpaired": f"{_span(null, 'unpaired')} and {_span(rows, 'unpaired_covers')}",
+            **{name.replace("_", " "): _span(null, name) for name in OTHERS},
+            "coverage of a mean over seeds": _span(null, "seeds_hold"),
+            "over test examples": _span(null, "examples_hold"),
+            "of one run": _span(null, "run_holds"),
+            "of one run by a plain bootstrap": _span(null, "plain_of_run_holds"),
+            "power": _span(real, "compare"),
+        }
+        lines.append(f"- {kind}: " + "; ".join(f"{name} {span}" for name, span in told.items()) + ".")
+    return "\n".join(lines)
+
+
+def _span(rows: Sequence[dict[str, Any]], name: str) -> str:
+    shares = [100 * row[name] for row in rows if name in row]
+    return f"{min(shares):.1f} to {max(shares):.1f}"
+
+
 def said_of(results: dict[str, Any], kind: str) -> str:
     """When, how and with what a kind of results was made, in a line."""
     made = results[kind]["made"]
@@ -305,7 +331,7 @@ def main() -> None:
     results = json.loads(asked.output.read_text()) if asked.output.exists() else {}
     if asked.what == "tables":
         lines = [said_of(results, kind) for kind in results]
-        print(*lines, *(of(results) for of in (ordinary_table, extreme_table, means_table)), sep="\n\n")
+        print(*lines, *(of(results) for of in (spans, ordinary_table, extreme_table, means_table)), sep="\n\n")
         return
     begun = time.time()
     rows = list(cells(settings() if asked.what == "ordinary" else extremes(), asked.studies))

@@ -21,6 +21,7 @@ from experiments.comparison_validity.simulate import (
     said_of,
     settings,
     simulate,
+    spans,
 )
 from tl_lightning.metric_scales import scale_of
 from tl_lightning.studies.levels import half_width, half_widths, holm, p_values, to_tell
@@ -276,6 +277,6 @@ def test_near_the_bounds_the_measured_intervals_hold() -> None:
 
 def test_the_readme_shows_the_stored_figures() -> None:
     readme = RESULTS.with_name("README.md").read_text()
-    for told in (ordinary_table, extreme_table, means_table):
+    for told in (spans, ordinary_table, extreme_table, means_table):
         assert told(_measured()) in readme, "simulate.py tables"
     assert all(said_of(_measured(), kind) in readme for kind in ("ordinary", "extreme"))
