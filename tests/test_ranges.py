@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import pkgutil
 import re
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -9,8 +10,10 @@ from typing import Annotated, Any, NamedTuple
 
 import pytest
 
+import tl_lightning
 from tl_lightning.check import check
 from tl_lightning.errors import UserError
+from tl_lightning.parts import MARKED
 from tl_lightning.ranges import AT_LEAST_1, Range, crossed, hints
 from tl_lightning.targets import ALLOW_VARIABLE, SUPPLIED
 from tl_lightning.values import fitted, outside
@@ -53,30 +56,16 @@ LIMITS = {
     "k": Bad((1,), 2),
     "block_size": Bad((1,), 2),
 }
-GROUPS = {
-    "backbone": "backbones",
-    "head": "heads",
-    "objective": "objectives",
-    "data": "data",
-    "strategy": "strategies",
-    "schedule": "optim",
-    "callbacks": "callbacks",
-    "average": "averaging soup",
-}
-NO_PARTS = {"Phase", "param_groups", "in_phases", "ClassAUROC", "LabelAUROC"}
 OPTIMIZERS = ("SGD", "AdamW", "Adam", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop", "ASGD", "Rprop")
 
 
 def _ours() -> Iterator[tuple[str, str, Any]]:
     """(group, target, part) of all of this package's parts."""
-    for group, modules in GROUPS.items():
-        for name in modules.split():
-            module = import_module(f"tl_lightning.{name}")
-            for shown in getattr(module, "__all__", vars(module)):
-                part = getattr(module, shown)
-                own = getattr(part, "__module__", "").startswith(module.__name__) and callable(part)
-                if own and not shown.startswith("_") and shown not in NO_PARTS:
-                    yield group, f"{module.__name__}.{shown}", part
+    for module in pkgutil.walk_packages(tl_lightning.__path__, "tl_lightning."):
+        if not module.name.endswith("__main__"):
+            import_module(module.name)
+    for target, (part, (group,)) in MARKED.items():
+        yield group, target, part
 
 
 def _places() -> list[tuple[str, str, str]]:
@@ -97,7 +86,6 @@ def _places() -> list[tuple[str, str, str]]:
         for name in inspect.signature(getattr(torch.optim, kind)).parameters
     ]
     others = [("callbacks", "lightning.pytorch.callbacks.EarlyStopping", "patience")]
-    others += [("schedule", "torch.optim.lr_scheduler.ReduceLROnPlateau", name) for name in ("eps", "patience")]
     return [*found, *(place for place in (*trainer, *optimizers, *others) if place[2] in LIMITS)]
 
 
@@ -109,6 +97,8 @@ def whole(compose: Compose) -> dict[str, Any]:
 def _told(whole: dict[str, Any], group: str, target: str, name: str, value: Any) -> str:
     """What the check says of one word of a part, if anything."""
     node = {"_target_": target, "_partial_": group in SUPPLIED, name: value}
+    if group == "regularizer":
+        group, node = "strategy", {**whole["strategy"], "regularizer": node}
     config = {**whole, group: {"it": node} if group == "callbacks" else node}
     try:
         check(config)

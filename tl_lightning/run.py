@@ -358,6 +358,7 @@ def _write_results(parts: Parts, record: Record, beside: Beside) -> Steps:
     record.end(
         "finished",
         **{**_selection(parts), **_measured(parts, beside), "metrics": metrics},
+        intervals={},
         average=_average_facts(parts, beside),
         seconds_to_first_step=round(first - record.started, 3) if first else None,
         after=beside.lines(steps),
