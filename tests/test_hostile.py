@@ -189,7 +189,7 @@ def test_a_launcher_gets_no_shell_from_a_file(what: str) -> None:
 
 
 def test_a_plug_in_of_the_users_own_is_allowed_by_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    node = {
+    node: dict[str, Any] = {
         "callbacks": {"mine": {"_target_": "tests.test_parts.Own"}},
         "launcher": {"_target_": "tests.test_parts.Own"},
     }
