@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from hydra._internal.utils import create_config_search_path
+from hydra.types import RunMode
 
 from tests.hub_server import Hub
 from tl_lightning.check import check
 from tl_lightning.checkpoints import AsideCheckpointIO
+from tl_lightning.config import GuardedLoader
 from tl_lightning.errors import UserError
 from tl_lightning.guard import environment, refuse
 from tl_lightning.record import RECORD, read_record
@@ -93,6 +96,12 @@ HYDRA: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "callback inside one of ours": lambda evil: {
         "callbacks": {"summary": {"_target_": "tl_lightning.studies.multirun.Summary", "x": [evil]}}
     },
+    "callback by a relative path": lambda evil: {"callbacks": {"evil": "${...data.evil}"}},
+    "callback known later": lambda evil: {"callbacks": {"evil": "${data.${hydra.runtime.output_dir}}"}},
+    "stream in pieces": lambda evil: {"job_logging": {"handlers": {"console": {"stream": "ext:/${data.evil.file}"}}}},
+    "words of a sweep": lambda evil: {"sweeper": {"params": {"hydra.searchpath": "['pkg://foreign']"}}},
+    "log of a sweep": lambda evil: {"sweeper": {"params": {"+hydra.job_logging.handlers.file.filename": evil["file"]}}},
+    "variables by interpolation": lambda evil: {"job": {"env_set": "${data.evil}"}},
     "target by interpolation": lambda evil: {"callbacks": {"evil": {**evil, "_target_": "${data.evil._target_}"}}},
     "sweeper": lambda evil: {"sweeper": {"_target_": evil["_target_"], "file": evil["file"], "mode": "w"}},
     "part of the sweeper": lambda evil: {"sweeper": {"params": {"x": evil}}},
@@ -161,6 +170,10 @@ def test_hydra_itself_makes_nothing_foreign(how: str, mode: str, compose: Compos
 
 
 NOTHING: dict[str, Any] = {}
+KNOWN = {"hydra.job.name": "mine", "hydra.sweep.dir": "there"}
+LEADS = {
+    "broken": "x\ntouch proof", "later": "${a.${hydra.runtime.output_dir}}", "node": {"a": 1}, "b": "${broken}"
+}  # fmt: skip
 SLURM = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
 LAUNCHERS: dict[str, dict[str, Any]] = {
     "shell after a job": {"_target_": SLURM, "teardown": ["touch proof"]},
@@ -185,7 +198,7 @@ LAUNCHERS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("what", LAUNCHERS)
 def test_a_launcher_gets_no_shell_from_a_file(what: str) -> None:
     with pytest.raises(UserError, match=r"Hydra's part of the configuration is refused:\n  hydra\.launcher"):
-        refuse({"launcher": LAUNCHERS[what]}, [], {"broken": "x\ntouch proof"}.get)
+        refuse({"launcher": LAUNCHERS[what]}, [], [], LEADS.get)
 
 
 def test_a_plug_in_of_the_users_own_is_allowed_by_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,28 +207,31 @@ def test_a_plug_in_of_the_users_own_is_allowed_by_the_environment_alone(monkeypa
         "launcher": {"_target_": "tests.test_parts.Own"},
     }
     with pytest.raises(UserError, match=r"tests.test_parts.Own is outside what a configuration may call here"):
-        refuse(node, [], NOTHING.get)
+        refuse(node, [], [], NOTHING.get)
     monkeypatch.setenv(ALLOW_VARIABLE, "tests.test_parts")
-    refuse(node, [], NOTHING.get)
+    refuse(node, [], [], NOTHING.get)
     node["callbacks"]["mine"]["_target_"] = "tests.test_parts.Own.Inner"
     with pytest.raises(UserError, match=r"hydra\.callbacks\.mine"):
-        refuse(node, [], NOTHING.get)
+        refuse(node, [], [], NOTHING.get)
 
 
 def test_what_is_typed_for_a_launcher_is_the_users() -> None:
     node = {"_target_": SLURM, "setup": ["ls"], "srun_args": ["-v"], "additional_parameters": {"prolog": "x", "qos": 1}}
     typed = ["hydra.launcher.setup=[ls]", "+hydra.launcher.srun_args=[-v]"]
     with pytest.raises(UserError, match=r"refused:\n  hydra.launcher.additional_parameters.prolog: .*line only$"):
-        refuse({"launcher": node}, typed, NOTHING.get)
-    refuse({"launcher": node}, [*typed, "+hydra.launcher.additional_parameters.prolog=x"], NOTHING.get)
+        refuse({"launcher": node}, typed, typed, NOTHING.get)
+    more = [*typed, "+hydra.launcher.additional_parameters.prolog=x"]
+    refuse({"launcher": node}, more, more, NOTHING.get)
 
 
 @pytest.mark.parametrize("file", ["${hydra.runtime.output_dir}/${hydra.job.name}.log", "${hydra.sweep.dir}/a.b-1.log"])
 def test_a_log_may_stand_in_the_folder_of_a_run(file: str) -> None:
-    refuse({"job_logging": {"handlers": {"file": {"filename": file}}}}, [], {"hydra.job.name": "mine"}.get)
+    refuse({"job_logging": {"handlers": {"file": {"filename": file}}}}, [], [], KNOWN.get)
     for elsewhere in ("/tmp/a.log", f"{file}/../b.log", file.replace(".log", ".sh"), file.replace("/", "/../")):
         with pytest.raises(UserError, match="a log stands in the folder of the run"):
-            refuse({"job_logging": {"handlers": {"f": {"filename": elsewhere}}}}, [], {"hydra.job.name": "mine"}.get)
+            refuse(
+                {"job_logging": {"handlers": {"f": {"filename": elsewhere}}}}, [], [], {"hydra.job.name": "mine"}.get
+            )
 
 
 def test_a_package_on_the_search_path_is_not_imported(compose: Compose, tmp_path: Path) -> None:
@@ -238,6 +254,19 @@ def _main(words: list[str], cwd: Path, **env: str) -> subprocess.CompletedProces
         [sys.executable, "-c", script],
         capture_output=True, text=True, timeout=100, check=False, cwd=cwd, env={**os.environ, **env},
     )  # fmt: skip
+
+
+def test_words_of_a_sweep_were_not_typed(compose: Compose, tmp_path: Path) -> None:
+    """Hydra hands them to the loader together with what was typed."""
+    folder = _stored(tmp_path / "stored", compose("experiment=bert_sst2"), {})
+    loader = GuardedLoader(create_config_search_path(str(folder)))
+    master = loader.load_configuration("config", ["hydra.verbose=true"], RunMode.MULTIRUN)
+    loader.load_sweep_config(master, ["seed=1"])
+    with pytest.raises(UserError, match=r"hydra\.job_logging\.handlers\.file\.filename=.*: a log stands in the folder"):
+        loader.load_sweep_config(master, [f"hydra.job_logging.handlers.file.filename={tmp_path}/a.log"])
+    with pytest.raises(UserError, match=r"hydra\.searchpath: pkg://foreign would be imported"):
+        loader.load_sweep_config(master, ["hydra.searchpath=[pkg://foreign]"])
+    assert loader.typed is None
 
 
 def test_what_hydra_and_its_launchers_need_is_allowed(compose: Compose) -> None:

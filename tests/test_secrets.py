@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from tl_lightning.errors import UserError
 from tl_lightning.guard import environment
 from tl_lightning.identity import identity
 from tl_lightning.record import RECORD, Record
+from tl_lightning.redact import is_secret, redacted, redacted_text
 from tl_lightning.resume import resumed_run
 from tl_lightning.run import write_config
 
@@ -293,3 +295,48 @@ def test_a_multirun_writes_prints_and_sends_no_typed_password(
         assert not path.is_file() or b"canary" not in path.read_bytes(), path
     assert done.returncode == 0, done.stderr
     assert record.RECORD in {path.name for path in tmp_path.rglob("outputs/**/*")}
+
+
+SIZE = 300_000
+LONG_TEXTS = ["a", "a-", "a_a_", "x://y", "eyJaaa.", "1", ",", "{ ", "a=b ", '"', "a:", " ", "bearer ", "-----BEGIN "]
+
+
+@pytest.mark.parametrize("piece", LONG_TEXTS)
+def test_a_long_text_costs_what_its_length_says(piece: str) -> None:
+    """A tenth of a second; where a pattern began anew at every letter, half an hour."""
+
+    def over(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.alarm(60)
+    try:
+        assert redacted_text(piece * (SIZE // len(piece)))
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("strategy.tokens=choice(4,8)", "data.max_tokens=4096", "[KEY=VALUE ...]", "x.password=VALUE", "tokens=8"),
+        *("https://host/a/b", "me@example.org", "/home/me/key/file.csv", "data.label=token"),
+    ],
+)
+def test_what_is_no_secret_stays(word: str) -> None:
+    assert redacted_text(word) == word
+
+
+def test_words_of_a_cloud_s_settings_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "research")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-of-this-test")
+    assert redacted({"a": "/home/research/x", "b": "canary-of-this-test"}) == {"a": "/home/research/x", "b": "***"}
+    assert is_secret("AWS_PROFILE"), "a configuration may not read it all the same"
+
+
+def test_a_short_word_that_was_typed_as_a_token_is_no_secret_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "orig_argv", ["python", "x.token=mean", "y.password=tree"])
+    assert redacted({"pooling": "mean", "kind": "tree", "token": "mean"}) == {
+        "pooling": "mean", "kind": "***", "token": "***",
+    }  # fmt: skip

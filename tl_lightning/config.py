@@ -9,9 +9,9 @@ import hydra._internal.hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from tl_lightning import guard
+from tl_lightning.interpolations import raw_in
 from tl_lightning.ranges import Seed
 from tl_lightning.studies.settings import Settings
 
@@ -82,30 +82,35 @@ class GuardedLoader(ConfigLoaderImpl):
     It travels with the jobs that a launcher starts elsewhere.
     """
 
+    typed: list[str] | None = None  # while a job of a sweep is composed: a sweep's own words were not typed
+
     def load_configuration(
         self, config_name: str | None, overrides: list[str], *args: Any, **kwargs: Any
     ) -> DictConfig:
         """As Hydra's own, then checked."""
         OmegaConf.register_new_resolver("oc.env", guard.environment, replace=True)
         config = super().load_configuration(config_name, overrides, *args, **kwargs)
-        node: dict[str, Any] = OmegaConf.to_container(config.hydra, resolve=False)  # type: ignore[assignment]
-        guard.refuse(node, overrides, lambda path: _selected(config, path))
+        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # type: ignore[assignment]
+        guard.refuse(plain["hydra"], overrides, overrides if self.typed is None else self.typed, raw_in(plain))
         return config
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """As Hydra's own; what was typed are the words of the command."""
+        before, self.typed = self.typed, list(master_config.hydra.overrides.hydra)
+        try:
+            return super().load_sweep_config(master_config, sweep_overrides)
+        finally:
+            self.typed = before
 
     def _process_config_searchpath(self, config_name: str | None, parsed_overrides: list[Any], repo: Any) -> None:
         """Before any folder or package that a configuration names is read."""
         found = repo.load_config(config_path=config_name) if config_name is not None else None
-        paths = OmegaConf.select(found.config, "hydra.searchpath") if found is not None else None
-        typed = [override.input_line for override in parsed_overrides]
-        guard.refuse_packages([path for path in paths or () if isinstance(path, str)], typed)
+        stored = OmegaConf.select(found.config, "hydra.searchpath") if found is not None else None
+        passed = {override.input_line: override for override in parsed_overrides}
+        said = [o.value() for o in passed.values() if o.get_key_element() == "hydra.searchpath"]
+        paths = [path for paths in (stored, *said) for path in paths or () if isinstance(path, str)]
+        guard.refuse_packages(paths, list(passed) if self.typed is None else self.typed)
         super()._process_config_searchpath(config_name, parsed_overrides, repo)
-
-
-def _selected(config: DictConfig, path: str) -> Any:
-    try:
-        return OmegaConf.select(config, path)
-    except OmegaConfBaseException:  # known only later; where it is used, a node is checked again
-        return None
 
 
 def register() -> None:

@@ -6,12 +6,13 @@ configuration is checked.
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 from tl_lightning.errors import UserError
-from tl_lightning.launchers import DOTTED, is_typed, launcher_faults
+from tl_lightning.interpolations import Raw, expanded
+from tl_lightning.launchers import is_typed, launcher_faults
 from tl_lightning.redact import is_secret
 from tl_lightning.targets import ALLOW_VARIABLE, allowed_by_user, locate, named, within
 
@@ -42,7 +43,7 @@ LOGGING = {
     "colorlog.ColoredFormatter",
 }
 STREAMS = {"ext://sys.stdout", "ext://sys.stderr"}
-WHOLE = re.compile(r"\s*\$\{.*\}\s*", re.DOTALL)  # can become a node; with text around it, it stays text
+PARAM = re.compile(r"[\w.@/+~-]+")
 
 
 def environment(name: str, *default: Any) -> str | None:
@@ -76,31 +77,46 @@ def _readable(name: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in allowed)
 
 
-def refuse(node: Mapping[str, Any], typed: Sequence[str], select: Callable[[str], Any]) -> None:
+def refuse(node: Mapping[str, Any], passed: Sequence[str], typed: Sequence[str], raw: Raw) -> None:
     """Look through the ``hydra`` node of a composed configuration.
 
     Args:
         node: as plain containers, interpolations unresolved.
-        typed: the words of the command line.
-        select: the value at a dotted path of the whole configuration.
+        passed: the words that it was composed with, those of a sweep among them.
+        typed: the words of the command line, by which a user may say what a file may not.
+        raw: the value at a dotted path of the whole configuration, as it is written.
 
     Raises:
         UserError: Hydra would run something else than itself, its plug-ins and what the user allows.
     """
     forged = (node.get("overrides") or {}).get("hydra") or []
     faults = [
-        *(fault for name in MADE for fault in _faults(f"hydra.{name}", node.get(name), select)),
-        *(fault for name in LOGS for fault in _file_faults(f"hydra.{name}", node.get(name), typed, select)),
-        *launcher_faults(node.get("launcher") or {}, typed, select),
-        *(
-            f"hydra.job.env_set.{name}: a configuration sets one of {', '.join(sorted(SETTABLE))} only"
-            for name in node.get("job", {}).get("env_set") or {}
-            if name not in SETTABLE
-        ),
-        *(f"hydra.overrides.hydra: {word!r} was not typed" for word in forged if word not in typed),
+        *(fault for name in MADE for fault in _faults(f"hydra.{name}", node.get(name), raw)),
+        *(fault for name in LOGS for fault in _file_faults(f"hydra.{name}", node.get(name), typed, raw)),
+        *launcher_faults(node.get("launcher") or {}, typed, raw),
+        *_param_faults(node.get("sweeper")),
+        *_variable_faults((node.get("job") or {}).get("env_set") or {}),
+        *(f"hydra.overrides.hydra: {word!r} was not typed" for word in forged if word not in passed),
     ]
     if faults:
         raise UserError("Hydra's part of the configuration is refused:\n" + "\n".join(f"  {f}" for f in faults))
+
+
+def _param_faults(sweeper: Any) -> Iterator[str]:
+    """Words that a file has a sweep pass to its jobs: they are about the jobs, not about Hydra."""
+    params = sweeper.get("params") if isinstance(sweeper, Mapping) else None
+    for key in params if isinstance(params, Mapping) else ():
+        if not PARAM.fullmatch(str(key)) or str(key).lstrip("+~").startswith("hydra"):
+            yield f"hydra.sweeper.params.{key}: a file may not set what is Hydra's; it may be typed"
+
+
+def _variable_faults(variables: Any) -> Iterator[str]:
+    if not isinstance(variables, Mapping):
+        yield f"hydra.job.env_set={variables}: names and values are expected"
+        return
+    for name in variables:
+        if name not in SETTABLE:
+            yield f"hydra.job.env_set.{name}: a configuration sets one of {', '.join(sorted(SETTABLE))} only"
 
 
 def refuse_packages(paths: Sequence[str], typed: Sequence[str]) -> None:
@@ -121,16 +137,16 @@ def refuse_packages(paths: Sequence[str], typed: Sequence[str]) -> None:
             )
 
 
-def _faults(path: str, value: Any, select: Callable[[str], Any]) -> Iterator[str]:
+def _faults(path: str, value: Any, raw: Raw) -> Iterator[str]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _named_faults(f"{path}.{key}", str(key), inner)
-            yield from _faults(f"{path}.{key}", inner, select)
+            yield from _faults(f"{path}.{key}", inner, raw)
     elif isinstance(value, list):
         for at, inner in enumerate(value):
-            yield from _faults(f"{path}[{at}]", inner, select)
+            yield from _faults(f"{path}[{at}]", inner, raw)
     elif isinstance(value, str):
-        yield from _text_faults(path, value, select)
+        yield from _text_faults(path, value, raw)
 
 
 def _named_faults(path: str, key: str, value: Any) -> Iterator[str]:
@@ -148,42 +164,32 @@ def _target_faults(path: str, target: Any) -> Iterator[str]:
     found = MAKES.fullmatch(path)
     if not isinstance(target, str) or found is None:
         yield f"{path}: {target} is none of Hydra's plug-ins, which stand at the top of its nodes"
-    elif target not in named(
-        kind := found[1] or found[2]
-    ):  # what is named is imported by Hydra, and only if it is used
+    elif target not in named(kind := found[1] or found[2]):  # Hydra imports what is named, if it is used
         try:
             locate(target, kind)
         except UserError as fault:
             yield f"{path}: {fault}"
 
 
-def _file_faults(path: str, node: Any, typed: Sequence[str], select: Callable[[str], Any]) -> Iterator[str]:
+def _file_faults(path: str, node: Any, typed: Sequence[str], raw: Raw) -> Iterator[str]:
     """Log files elsewhere than in a run's own folder: what is appended to others may be run one day."""
     handlers = node.get("handlers") if isinstance(node, Mapping) else None
     for name, handler in handlers.items() if isinstance(handlers, Mapping) else ():
         file = handler.get("filename") if isinstance(handler, Mapping) else None
         where = f"{path}.handlers.{name}.filename"
-        if file is not None and not is_typed(where, typed) and not _is_log(str(file), select):
+        if file is not None and not is_typed(where, typed) and not _is_log(str(file), raw):
             yield f"{where}={file}: a log stands in the folder of the run (${{hydra.runtime.output_dir}}/NAME.log)"
 
 
-def _is_log(file: str, select: Callable[[str], Any]) -> bool:
+def _is_log(file: str, raw: Raw) -> bool:
     folder = next((folder for folder in FOLDERS if file.startswith(f"{folder}/")), None)
-    if folder is None:
-        return False
-    name = DOTTED.sub(lambda found: str(select(found[1])), file.removeprefix(f"{folder}/"))
-    return re.fullmatch(r"[\w.-]+\.log", name) is not None
+    name = expanded(file.removeprefix(f"{folder}/"), raw) if folder else None
+    return name is not None and re.fullmatch(r"[\w.-]+\.log", name) is not None
 
 
-def _text_faults(path: str, value: str, select: Callable[[str], Any]) -> Iterator[str]:
-    if WHOLE.fullmatch(value):
-        if not DOTTED.fullmatch(value.strip()):
-            yield f"{path}={value}: only the path of another value may stand here, such as ${{hydra.job.name}}"
-            return
-        found = select(value.strip()[2:-1])
-        if found is not None and not isinstance(found, (str, int, float, bool)):
-            yield f"{path}={value}: a whole node may not be referred to here"
-            return
-        value = str(found)
-    if value.startswith(("ext://", "cfg://")) and value not in STREAMS:
+def _text_faults(path: str, value: str, raw: Raw) -> Iterator[str]:
+    text = expanded(value, raw)
+    if text is None:
+        yield f"{path}={value!r}: only the paths of other texts may stand here, such as ${{hydra.job.name}}"
+    elif text.startswith(("ext://", "cfg://")) and text not in STREAMS:
         yield f"{path}={value}: only {' and '.join(sorted(STREAMS))} may be named so"

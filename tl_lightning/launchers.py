@@ -1,9 +1,10 @@
 """What a configuration may say to a launcher of Hydra's, which writes some of it into a shell script."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tl_lightning.interpolations import Raw, expanded
 from tl_lightning.targets import ALLOW_VARIABLE, allowed_by_user, within
 
 
@@ -32,9 +33,7 @@ SBATCH = _words(
 """Options of sbatch that start no program and write no file."""
 BACKENDS = (None, "loky", "multiprocessing", "threading")
 DISPATCH = re.compile(r"all|(\d+|n_jobs)(\s*\*\s*(\d+|n_jobs))?")  # joblib reads it as an expression
-DOTTED = re.compile(r"\$\{([\w.]+)\}")
 BREAKS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
-Select = Callable[[str], Any]
 
 
 def is_typed(path: str, typed: Sequence[str]) -> bool:
@@ -43,15 +42,15 @@ def is_typed(path: str, typed: Sequence[str]) -> bool:
     return any(path == key or path.startswith(f"{key}.") for key in keys)
 
 
-def launcher_faults(node: Mapping[str, Any], typed: Sequence[str], select: Select) -> Iterator[str]:
+def launcher_faults(node: Mapping[str, Any], typed: Sequence[str], raw: Raw) -> Iterator[str]:
     """The faults of the ``hydra.launcher`` node.
 
     Args:
         node: as plain containers, interpolations unresolved.
         typed: the words of the command line, by which a user may say what a file may not.
-        select: the value at a dotted path of the whole configuration.
+        raw: the value at a dotted path of the whole configuration, as it is written.
     """
-    yield from _break_faults("hydra.launcher", node, select)
+    yield from _break_faults("hydra.launcher", node, raw)
     target = str(node.get("_target_"))
     for key, value in node.items():
         path = f"hydra.launcher.{key}"
@@ -74,19 +73,19 @@ def _value_faults(path: str, key: str, value: Any, typed: Sequence[str]) -> Iter
                 yield f"{path}.{option}: this option of sbatch is taken from the command line only"
 
 
-def _break_faults(path: str, value: Any, select: Select) -> Iterator[str]:
+def _break_faults(path: str, value: Any, raw: Raw) -> Iterator[str]:
     """Line breaks in keys and values: the rest would be a line of its own in a script."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if BREAKS.search(str(key)):
                 yield f"{path}.{str(key)!r}: holds a line break or a control character"
-            yield from _break_faults(f"{path}.{key}", inner, select)
+            yield from _break_faults(f"{path}.{key}", inner, raw)
     elif isinstance(value, (list, tuple)):
         for at, inner in enumerate(value):
-            yield from _break_faults(f"{path}[{at}]", inner, select)
+            yield from _break_faults(f"{path}[{at}]", inner, raw)
     elif isinstance(value, str):
-        text = DOTTED.sub(lambda piece: str(select(piece[1])), value)
-        if BREAKS.search(text):
+        text = expanded(value, raw)
+        if text is None:
+            yield f"{path}={value!r}: only the paths of other texts may stand here, such as ${{hydra.job.name}}"
+        elif BREAKS.search(text):
             yield f"{path}: holds a line break or a control character"
-        elif "${" in text:
-            yield f"{path}={value}: only the paths of other values may stand here, such as ${{hydra.job.name}}"

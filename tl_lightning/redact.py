@@ -16,6 +16,7 @@ from urllib.parse import quote, quote_plus, unquote
 LEFT_OUT = "***"
 CARRIED = "TL_LIGHTNING_SECRETS"
 SHORTEST = 4  # letters: a shorter value is no secret, and would be found everywhere
+LONGEST = 200  # letters of a name
 LONG = 8  # letters: from here on a value is found inside of words too
 PLAIN = frozenset({"true", "false", "none", "null", "yes", "no", "auto", "basic", "default"})
 # Whatever such a name holds is secret.
@@ -34,9 +35,14 @@ WEAK = re.compile(
 BESIDE = re.compile(r"(?:^|_)(?:file|path|dir|sock|socket|type|mode|size|length|count|limit|timeout|ttl)$", re.I)
 FOLDERS = frozenset({"PWD", "OLDPWD"})  # of the shell
 CLOUD = ("AWS_", "AZURE_", "GOOGLE_APPLICATION_")
-OTHER = re.compile(r"[\d.,eE+-]+|true|false|[\[{].*", re.S)  # a number, a list: as it is typed
+OTHER = re.compile(r"[\d.,eE+-]+|true|false|[\[{].*|(?:choice|range|interval|tag|glob|sort|shuffle)\(.*", re.S)
+"""A number, a list, a sweep of them: as it is typed."""
+PLACES = frozenset({"VALUE", "NAME", "TEXT", "KEY", "TOKEN", "PASSWORD", "SECRET"})
+"""What advice has in place of a value."""
 CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z][a-z])")
-URL = re.compile(r"([A-Za-z][\w+.-]*)://((?:(?!://)[^\s\"'<>])*)@")
+# Each begins where a word does and is bounded: a million letters without a blank take no longer than others.
+BEGIN = r"(?<![\w.])(?<![\w.][+-])"  # of a word, which signs may stand before
+URL = re.compile(BEGIN + r"([A-Za-z][\w+.-]{0,40})://((?:(?!://)[^\s\"'<>])*)@")
 ALONE = ("http", "https", "git+https", "ws", "wss")  # a name without a password in these is a token
 SHAPES = re.compile(
     r"(?<![\w-])(?:hf_[A-Za-z0-9]{20,}|gh[oprsu]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[a-z]-[\w-]{10,}"
@@ -45,8 +51,8 @@ SHAPES = re.compile(
     re.S,
 )
 SAID = r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|[^\s,;&}\])\"']+"
-ASSIGNED = re.compile(rf"([A-Za-z_][\w.+-]*)(\s?=\s?)({SAID})")
-MAPPED = re.compile(rf"((?:[{{,]\s*|[\"'])[A-Za-z_][\w.-]*[\"']?)(\s*:\s*)({SAID})")
+ASSIGNED = re.compile(rf"{BEGIN}([A-Za-z_][\w.+-]{{0,200}})(\s?=\s?)({SAID})")
+MAPPED = re.compile(rf"((?:[{{,]\s{{0,8}}|[\"'])[A-Za-z_][\w.-]{{0,200}}[\"']?)(\s{{0,8}}:\s{{0,8}})({SAID})")
 HEADER = re.compile(r"(?i)(\bauthorization\b[\"']?\s*[:=]\s*[\"']?(?:[a-z]+\s+)?|\bbearer\s+)([\w.~+/=-]{8,})")
 WHOLE_URL = re.compile(r"[A-Za-z][\w+.-]*://\S*@[^@\s]*")
 WORD = re.compile(r"([+~-]*[A-Za-z_][\w./@-]*)=(.*)", re.S)
@@ -66,8 +72,8 @@ def _weak(name: str) -> bool:
 
 
 def _spelled(name: str) -> str:
-    """``apiKey2`` as ``api_Key``: what is one word is so between marks."""
-    return re.sub(r"\d+(?=$|_)", "", CAMEL.sub("_", name))
+    """``apiKey2`` as ``api_Key``: what is one word is so between marks; of a very long name its end counts."""
+    return re.sub(r"\d+(?=$|_)", "", CAMEL.sub("_", name[-LONGEST:]))
 
 
 def redacted(content: Any, own: Set[str] = frozenset()) -> Any:
@@ -134,7 +140,7 @@ def _word(text: str, known: re.Pattern[str] | None) -> str:
 
 def _says(name: str, typed: str) -> bool:
     """Whether a name says that what is typed for it is secret."""
-    return typed not in ("", "null") and (_strong(name) or (_weak(name) and not OTHER.fullmatch(typed)))
+    return typed not in ("", "null", *PLACES) and (_strong(name) or (_weak(name) and not OTHER.fullmatch(typed)))
 
 
 def _last(key: str) -> str:
@@ -203,7 +209,7 @@ def _forms(value: str) -> Iterator[str]:
 
 def _of_environment() -> Iterator[str]:
     for name, value in os.environ.items():
-        if is_secret(name):
+        if name not in FOLDERS and _weak(name):  # not the regions and profiles of a cloud, which are words
             yield value
         yield from _passwords(value)
     yield from (str(value) for _, value in carried())
@@ -218,7 +224,8 @@ def carried() -> list[tuple[list[str | int], Any]]:
 def _typed() -> Iterator[str]:
     for word in sys.orig_argv:
         key, equals, value = word.partition("=")
-        if equals and _says(_last(key), value):
+        name = _last(key)  # under a weak one a few letters may be any word
+        if equals and _says(name, value) and (_strong(name) or len(value) >= LONG or not value.isalpha()):
             yield from (value, value.strip("'\""))
         yield from _passwords(value if equals else word)
 
