@@ -9,6 +9,7 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -280,6 +281,8 @@ def finish(failed: bool = False) -> None:
         log.warning("%s does not answer: tl-lightning sync sends what is left of this run", server())
         leave_service(int(failed))  # ends the run on this machine's disk
         patience.wait(in_background(module.finish), LOCAL_S, nobody)  # and here
+        if module.run is not None:  # its client stumbled over what it was parted from
+            import_module("wandb.sdk.lib.module").unset_globals()
         return
     mark = left_mark(module.run)
     _tell_end(in_background(partial(module.finish, exit_code=int(failed))), mark)
