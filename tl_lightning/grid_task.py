@@ -48,6 +48,7 @@ class GridTask(TransferTask):
         self.best: list[float | None] = [None] * len(self.grid.points)  # on val, of each head
         self.epochs: list[int | None] = [None] * len(self.grid.points)
         self.chosen = 0
+        self.has_chosen = False  # by a validation; on metrics that are none, it is the first head
         self._validated: list[tuple[Tensor, Tensor]] = []
 
     def criterion(self, inputs: dict[str, Tensor], target: Tensor) -> Tensor:
@@ -123,6 +124,7 @@ class GridTask(TransferTask):
         self.grid.take(self.chosen, self.head)
         if self.trainer.sanity_checking:
             return
+        self.has_chosen = True
         for at, value in enumerate(values):
             if alive[at] and self._rank(value) < self._rank(self.best[at]):
                 self.best[at], self.epochs[at] = value, self.trainer.current_epoch
@@ -139,7 +141,7 @@ class GridTask(TransferTask):
         Raises:
             UserError: there was no validation, so that no head could be chosen.
         """
-        if all(epoch is None for epoch in self.epochs) and self.grid.alive.any():
+        if not self.has_chosen and self.grid.alive.any():
             raise UserError(
                 "head.lr_grid, head.weight_decay_grid: the training ended before its first validation, so that no head"
                 " was chosen; train longer, or validate earlier (trainer.val_check_interval=)"
@@ -170,7 +172,12 @@ class GridTask(TransferTask):
         super().on_save_checkpoint(checkpoint)
         state, whole = checkpoint["state_dict"], "optimizer_states" in checkpoint
         checkpoint["state_dict"] = {n: value for n, value in state.items() if whole or not n.startswith(PREFIX)}
-        known = {"chosen": self.chosen, "best": list(self.best), "epochs": list(self.epochs)}
+        known = {
+            "chosen": self.chosen,
+            "best": list(self.best),
+            "epochs": list(self.epochs),
+            "has_chosen": self.has_chosen,
+        }
         checkpoint[CHECKPOINT_KEY][KEY] = {**known, "head": self.grid.points[self.chosen]._asdict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -181,6 +188,7 @@ class GridTask(TransferTask):
             self.chosen = known["chosen"]
         if known is not None and whole:
             self.best, self.epochs = list(known["best"]), list(known["epochs"])
+            self.has_chosen = bool(known.get("has_chosen", True))
         super().on_load_checkpoint(checkpoint)
         grid = {name: value for name, value in self.state_dict().items() if name.startswith(PREFIX)}
         checkpoint["state_dict"] = {**grid, **checkpoint["state_dict"]}
