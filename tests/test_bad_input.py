@@ -347,6 +347,7 @@ def test_multirun_tells_of_each_bad_job_and_runs_the_good_one(
     ]
 
 
+@pytest.mark.slow
 def test_one_failed_job_of_a_multirun_does_not_end_the_others(
     here: Path, words: list[str], command_line: Command
 ) -> None:

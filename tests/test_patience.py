@@ -117,6 +117,7 @@ def _spent(monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
     return lambda: total[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before the start", "in the start", "after the start"])
 def test_a_server_that_hangs_costs_a_run_less_than_ten_seconds_and_no_curve(
     when: str, server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
