@@ -9,7 +9,6 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -27,7 +26,6 @@ from tl_lightning.wandb_limits import artifact_name, fitting
 log = logging.getLogger(__name__)
 
 INIT_S, FINISH_S = 20, 60  # of a server that answers
-HANGS_S = 1.0  # for a server to refuse
 END_S = 4.0  # all that a server which does not answer costs a run at its end
 LOCAL_S = 30.0  # for what W&B's client does on this machine alone, which takes about one
 SERVICE = "WANDB_SERVICE"  # names the service process that W&B's client has started
@@ -280,21 +278,8 @@ def finish(failed: bool = False) -> None:
         return
     if not module.run.offline and not patience.answered():
         log.warning("%s does not answer: tl-lightning sync sends what is left of this run", server())
-        if _hangs():
-            leave_service(int(failed))  # ends the run on this machine's disk
-            patience.wait(in_background(module.finish), LOCAL_S, nobody)  # and here
-            if module.run is not None:  # its client stumbled over what it was parted from
-                import_module("wandb.sdk.lib.module").unset_globals()
-            return
-        module.run._settings.finish_timeout = END_S
     mark = left_mark(module.run)
     _tell_end(in_background(partial(module.finish, exit_code=int(failed))), mark)
-
-
-def _hangs() -> bool:
-    """Whether the server takes a question and says nothing; one that refuses does so at once."""
-    start = time.monotonic()
-    return not answers(HANGS_S) and time.monotonic() - start >= HANGS_S / 2
 
 
 def _tell_end(ended: Future[None], mark: Path) -> None:
