@@ -109,15 +109,13 @@ class Start:
         return wandb.init(**self.what, dir=self.folder, mode=mode, resume="allow", settings=settings)  # type: ignore[arg-type]
 
 
-def leave_service(exit_code: int = 0) -> None:
+def leave_service() -> None:
     """Part with W&B's service process, which may wait for its server as long as it likes; a new run gets a new one."""
     import wandb
 
     with PARTING:
         if SERVICE in os.environ:
-            parted = in_background(
-                partial(wandb.teardown, exit_code)
-            )  # ends with the process; takes its name away first
+            parted = in_background(wandb.teardown)  # ends with the process; takes its name away first
             end = time.monotonic() + LOCAL_S
             while SERVICE in os.environ and not parted.done() and time.monotonic() < end:
                 time.sleep(0.01)
